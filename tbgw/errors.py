@@ -1,0 +1,31 @@
+"""The errors that cross a module's border.
+
+Every one of them says, in words that an operator can use, what was wrong and where. Protocol libraries (`tbgw.mqtt`)
+have errors of their own; those never leave the room that talks the protocol.
+"""
+
+from __future__ import annotations
+
+
+class GatewayError(Exception):
+    """Parent of all errors of the gateway. The text is meant for the operator."""
+
+
+class ConfigurationError(GatewayError):
+    """One or more faults in the configuration files; `faults` has one ready line for each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class StoreError(GatewayError):
+    """The store cannot be opened, read or written. Nothing is accepted any more until it works again."""
+
+
+class StoreFull(GatewayError):  # noqa: N818 - says what is, as queue.Full does
+    """The store is at its cap and its drop policy refuses what is new. What was accepted before is untouched."""
+
+
+class LinkDown(GatewayError):  # noqa: N818 - a state of the link, not a mistake
+    """The session to ThingsBoard ended before an answer came; whether the message arrived is not known."""

@@ -1,0 +1,197 @@
+"""The contracts between the rooms of the house, in prose. Who calls what, when, and what holds afterwards.
+
+Everything here runs in the reactor's thread. No method blocks: what takes time answers with a Deferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from tbgw.model import Device, Draft, Reading, Row, SessionLimits
+
+
+class IReceipt(Interface):
+    """What `IIngest.accept` gives back for a reading. Cheap to get and to ignore."""
+
+    def when_stored() -> Deferred[None]:
+        """
+        Fires with None once everything of the reading that has to be kept is on stable storage: only then may a
+        connector acknowledge to its device. Fails with `StoreFull` when the drop policy refused the reading, with
+        `StoreError` when the store cannot be written. May be called any number of times, also after the fact.
+        """
+
+
+class IPausable(Interface):
+    """Something that brings readings in and can be asked to stop for a while: a TCP connection, a UDP port."""
+
+    def pause_reading() -> None:
+        """Stop reading from the network. Called again while paused it does nothing."""
+
+    def resume_reading() -> None:
+        """Read on. Called while not paused it does nothing."""
+
+
+class IIngest(Interface):
+    """Where connectors hand in what devices said. One for the whole gateway."""
+
+    def accept(reading: Reading) -> IReceipt:
+        """
+        Take over one reading: filter it, apply the report strategy, pack it, store it, send it. Never raises for
+        what is in the reading. Order of the readings of one device is kept.
+        """
+
+    def disconnected(device: Device) -> None:
+        """Tell ThingsBoard that the device is gone, after everything that was accepted from it before."""
+
+    def add_source(source: IPausable) -> None:
+        """
+        From now on `source` is paused while the store is behind and resumed when it caught up. When the store is
+        behind already, it is paused before this returns.
+        """
+
+    def remove_source(source: IPausable) -> None:
+        """The source is gone. Unknown sources are ignored."""
+
+
+class IConnector(Interface):
+    """
+    One configured connector. It is also a `twisted.application.service.IService`: `startService` begins to listen or to
+    connect and returns at once; `stopService` ends it, and once its Deferred has fired no further reading comes.
+    A listener that cannot be opened does not end the process: the connector says so and tries again, growing slower.
+    """
+
+    connector_name = Attribute("Name from the configuration; unique among the connectors.")
+    connector_type = Attribute("`socket`, `xmpp` or `ocpp`.")
+
+
+class IPressureListener(Interface):
+    """Who wants to know whether the spool keeps up."""
+
+    def store_behind() -> None:
+        """Too much waits for its commit, or the cap is near and the policy is to pause: stop bringing more."""
+
+    def store_ready() -> None:
+        """The reverse: there is room again."""
+
+
+class IDropListener(Interface):
+    """Who holds copies of rows and has to forget those that the drop policy took away."""
+
+    def rows_dropped(last_seq: int) -> None:
+        """All rows up to and including `last_seq` are gone from the store."""
+
+
+class ISpool(Interface):
+    """
+    Durable store-and-forward, strictly first in first out. One worker thread does all that touches the disk, in the
+    order of the calls; each call queues its work at once and what waits at the same time is committed together.
+    """
+
+    pending_bytes = Attribute("Bytes of appended rows whose commit has not finished.")
+    stored_bytes = Attribute("Bytes of all rows that are kept, in the measure of the cap.")
+    stored_rows = Attribute("Number of rows that are kept.")
+    stored_messages = Attribute("Number of accepted readings in these rows.")
+    last_seq = Attribute("The highest sequence number that was ever given out; 0 in a new spool.")
+
+    def append(drafts: Sequence[Draft]) -> tuple[list[Row], Deferred[None]]:
+        """
+        Keep these, in this order. Returns at once the rows as numbered, which may be sent on already, and a Deferred
+        that fires with None when they are on stable storage. Drafts that the drop policy refuses are not among the
+        rows; they are counted, and the Deferred then fails with `StoreFull` after the others are stored. It fails
+        with `StoreError` when the store broke; the spool then takes nothing more and `failed` is told, once.
+        """
+
+    def delete(seqs: Sequence[int]) -> None:
+        """
+        These were delivered: forget them. Takes effect after the commit of any earlier append, so a row may be
+        deleted before its own commit has finished. Unknown numbers are ignored.
+        """
+
+    def bury(row: Row, reason: str) -> None:
+        """Move the row to the dead letters, in one transaction; `reason` is a short closed-list word. Counted."""
+
+    def fetch(after_seq: int, max_bytes: int) -> Deferred[list[Row]]:
+        """
+        The oldest rows with `seq` above `after_seq`, in order, at least one if there is any, together not above
+        `max_bytes` otherwise. Sees everything that was appended before the call. Rows that cannot be read are put
+        aside and counted, and do not appear.
+        """
+
+    def run_in_store_thread(job: Callable[[], None]) -> Deferred[None]:
+        """
+        Run `job` in the worker thread, after all earlier calls and before all later ones: for files that have to be on
+        disk before the rows that refer to them. Fails with what the job raises.
+        """
+
+    def set_listeners(
+        pressure: IPressureListener, drops: IDropListener, failed: Callable[[Exception], None]
+    ) -> None:
+        """Who is told of back-pressure, of rows dropped for room, and of the end of the store."""
+
+    def close() -> Deferred[None]:
+        """Finish everything that was queued, then close. Nothing may be called afterwards."""
+
+
+class IUplinkListener(Interface):
+    """Who lives on the link: the forwarder."""
+
+    def link_up(limits: SessionLimits) -> None:
+        """
+        A session is ready: subscribed, limits known. `IUplink.publish` works from now on. ThingsBoard knows nothing
+        of the devices yet, whatever was said in an earlier session.
+        """
+
+    def link_down() -> None:
+        """The session is over. All Deferreds of `publish` have failed or are about to."""
+
+    def message_received(topic: str, payload: bytes) -> None:
+        """ThingsBoard sent something on a gateway or device topic; it is acknowledged when this returns."""
+
+
+class IUplink(Interface):
+    """The one MQTT session to ThingsBoard."""
+
+    connected = Attribute("Whether a session is ready, i.e. between `link_up` and `link_down`.")
+
+    def set_listener(listener: IUplinkListener) -> None:
+        """Must be called once, before the service starts."""
+
+    def publish(topic: str, payload: bytes, dup: bool = False) -> Deferred[int]:
+        """
+        Send at QoS 1. Fires with the PUBACK's reason code (0 on MQTT 3.1.1), which may come out of order. Fails with
+        `LinkDown` when the session ends first. `dup` marks a message that was sent in an earlier session. At most
+        the announced number may be in flight; more raises ValueError, because the forwarder owns the window.
+        """
+
+    def disrupt(reason: str) -> None:
+        """Give up this session and begin a new one, e.g. because a PUBACK did not come."""
+
+
+class IStatusSource(Interface):
+    """Something that can tell how it is."""
+
+    def status() -> Mapping[str, Any]:
+        """A JSON-ready picture of this moment: counters, fill levels, states. Holds no secret."""
+
+
+class ISandboxView(Interface):
+    """What the sandbox's page shows. All times in ms since the epoch."""
+
+    def devices() -> list[dict[str, Any]]:
+        """
+        `{"name", "profile", "gateway": bool, "connected": bool, "telemetry": {key: {"ts", "value"}},
+        "attributes": {key: {"ts", "value"}}, "lastActivity": ms}` of every device, the gateway itself first.
+        """
+
+    def history(device: str, key: str, since_ms: int) -> list[tuple[int, Any]]:
+        """(ts, value) of one time series, oldest first, within the bounded history that is kept."""
+
+    def add_observer(changed: Callable[[str], None]) -> None:
+        """`changed(device name)` is called whenever something of a device changed."""
+
+    def remove_observer(changed: Callable[[str], None]) -> None:
+        """Ends that."""

@@ -1,0 +1,191 @@
+"""TLS for outgoing links, for every part of the gateway that dials out: verified, 1.2 at least (P-02 to P-05).
+
+Twisted 26.4 to 26.10 let through any certificate of a trusted authority that bears no subjectAltName, for any host
+name: service-identity raises `CertificateError` for it, the library's callback catches `VerificationError` only, and
+OpenSSL's own "ok" is what remains. With a private authority that also issues common-name-only certificates to
+devices, each of these devices could stand in for the server. So the callback is ours: it says no to everything that
+is not a proven yes. A test holds that with such a certificate.
+
+Nothing here falls back: what cannot be read raises `ConfigurationError`, what cannot be verified ends the connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tbgw.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from OpenSSL import SSL, crypto
+    from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+    from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+
+_OPENSSL_SAYS = {
+    9: "it is not valid yet",
+    10: "it has expired",
+    18: "it is self-signed",
+    19: "its chain ends in an authority that is not trusted here",
+    20: "its issuer is not trusted here",
+    21: "its issuer is not trusted here",
+    26: "it is not meant for servers",
+}
+"""The reasons seen in practice (openssl-verification-options(1)); others are shown as their number."""
+
+
+@dataclass(frozen=True)
+class ClientTLS:
+    """What the configuration says about TLS of one outgoing link."""
+
+    hostname: str
+    """The name, or the address, that the server's certificate must be for."""
+    ca_cert: Path | None = None
+    """PEM file with the only authorities that are trusted; None trusts those of the operating system."""
+    certificate: Path | None = None
+    """PEM file with our own certificate, followed by its chain if there is one."""
+    private_key: Path | None = None
+    """PEM file with its key, without a passphrase."""
+    accept_any_server: bool = False
+    """Do not verify at all. Whoever sits on the way can then read and change everything."""
+
+
+def client_creator(tls: ClientTLS) -> IOpenSSLClientConnectionCreator:
+    """
+    What `wrapClientTLS` and `startTLS` want. The files are read now. Raises ConfigurationError naming the file that
+    cannot be read or is no certificate or key, or when the two do not belong together.
+    """
+    # Late, because OpenSSL's bindings cost memory that a gateway with a plain link need not spend.
+    from OpenSSL import SSL
+    from twisted.internet import ssl
+    from twisted.internet._sslverify import ClientTLSOptions
+    from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+    from zope.interface import implementer
+
+    certificate, key, chain = _own_certificate(tls)
+    options = ssl.CertificateOptions(
+        trustRoot=_trust_root(tls.ca_cert),
+        privateKey=key,
+        certificate=certificate,
+        extraCertChain=chain,
+        insecurelyLowerMinimumTo=ssl.TLSVersion.TLSv1_2,  # states the minimum exactly, whatever the default becomes
+    )
+
+    @implementer(IOpenSSLClientConnectionCreator)
+    class StrictOptions:
+        """Twisted's own options for host name and server name indication, with a verification that fails closed."""
+
+        def __init__(self) -> None:
+            self._inner = ClientTLSOptions(options._makeTLSConnection, tls.hostname)
+
+        def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+            connection = self._inner.clientConnectionForTLS(tlsProtocol)
+            if tls.accept_any_server:
+                connection.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+            else:
+                connection.set_verify(
+                    SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _strict_callback(tls.hostname)
+                )
+            return connection
+
+    return StrictOptions()
+
+
+def _strict_callback(hostname: str):  # type: ignore[no-untyped-def] # the callback's type is OpenSSL's own
+    from service_identity import CertificateError, VerificationError
+    from service_identity.pyopenssl import verify_hostname, verify_ip_address
+    from twisted.internet.abstract import isIPAddress, isIPv6Address
+    from twisted.logger import Logger
+
+    log = Logger(namespace="tbgw.tls")
+    is_address = isIPAddress(hostname) or isIPv6Address(hostname)
+
+    def verify(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+        if not ok:
+            why = _OPENSSL_SAYS.get(error, f"OpenSSL error {error}")
+            log.error("the certificate of {host} is refused: {why}", host=hostname, why=why)
+            return False
+        if depth:
+            return True
+        try:
+            if is_address:
+                verify_ip_address(connection, hostname)
+            else:
+                verify_hostname(connection, hostname)
+        except (VerificationError, CertificateError, ValueError) as reason:
+            why = f"it is not for this name ({reason!r})"
+            log.error("the certificate of {host} is refused: {why}", host=hostname, why=why)
+            return False
+        return True
+
+    def fail_closed(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+        try:
+            return verify(connection, certificate, error, depth, ok)
+        except Exception:  # noqa: BLE001 - an exception in this callback would count as OpenSSL's own "ok"
+            log.failure("while verifying the certificate of {host}", host=hostname)
+            return False
+
+    return fail_closed
+
+
+def _trust_root(ca_cert: Path | None):  # type: ignore[no-untyped-def] # Twisted's trust roots share no public type
+    from twisted.internet import ssl
+
+    if ca_cert is None:
+        return ssl.platformTrust()
+    authorities = [ssl.Certificate.loadPEM(pem) for pem in _pem_blocks(ca_cert, b"CERTIFICATE")]
+    return ssl.trustRootFromCertificates(authorities)
+
+
+def _own_certificate(tls: ClientTLS):  # type: ignore[no-untyped-def] # OpenSSL's objects, handed on as they are
+    if tls.certificate is None and tls.private_key is None:
+        return None, None, None
+    if tls.certificate is None or tls.private_key is None:
+        raise ConfigurationError(["a client certificate needs both its file and the file of its private key"])
+    from OpenSSL import SSL, crypto
+
+    certificate, *chain = [
+        crypto.load_certificate(crypto.FILETYPE_PEM, pem) for pem in _pem_blocks(tls.certificate, b"CERTIFICATE")
+    ]
+    try:
+        # An empty passphrase makes OpenSSL fail on an encrypted key where it would otherwise ask on the terminal.
+        key = crypto.load_privatekey(crypto.FILETYPE_PEM, _read(tls.private_key), passphrase=b"")
+    except (crypto.Error, TypeError, ValueError):
+        raise ConfigurationError([f"{tls.private_key}: not a private key in PEM without a passphrase"]) from None
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.use_certificate(certificate)
+    context.use_privatekey(key)
+    try:
+        context.check_privatekey()
+    except SSL.Error:
+        raise ConfigurationError([f"{tls.private_key}: not the key of the certificate in {tls.certificate}"]) from None
+    return certificate, key, chain
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from error
+
+
+def _pem_blocks(path: Path, kind: bytes) -> list[bytes]:
+    """The PEM blocks of one kind in a file, each checked to hold a certificate."""
+    from OpenSSL import crypto
+
+    begin, end = b"-----BEGIN %b-----" % kind, b"-----END %b-----" % kind
+    blocks = []
+    for part in _read(path).split(begin)[1:]:
+        body, found, _ = part.partition(end)
+        block = begin + body + end + b"\n"
+        try:
+            crypto.load_certificate(crypto.FILETYPE_PEM, block)
+        except (crypto.Error, ValueError):
+            found = b""
+        if not found:
+            raise ConfigurationError([f"{path}: holds a damaged certificate"])
+        blocks.append(block)
+    if not blocks:
+        raise ConfigurationError([f"{path}: holds no certificate in PEM"])
+    return blocks

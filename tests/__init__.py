@@ -1,0 +1,1 @@
+"""The tests of tbgw, in folders that mirror it."""

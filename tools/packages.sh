@@ -1,0 +1,26 @@
+#!/bin/sh
+# packages.sh NAME...: install those Debian packages that are missing, where apt is there and we may use it.
+set -u
+missing=
+for name in "$@"; do
+    dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing="$missing $name"
+done
+[ -n "$missing" ] || exit 0
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "packages.sh: no apt-get here; going on without:$missing" >&2
+    exit 0
+fi
+sudo=
+if [ "$(id -u)" != 0 ]; then
+    if sudo -n true 2>/dev/null; then sudo="sudo -n"; else
+        echo "packages.sh: not allowed to install; going on without:$missing" >&2
+        exit 0
+    fi
+fi
+# Servers that come with these packages are started by the tests on ports of their own, never by the system.
+export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+# shellcheck disable=SC2086 # names are words
+$sudo apt-get -qq update && $sudo apt-get -qq install -y --no-install-recommends $missing >/dev/null || {
+    echo "packages.sh: apt-get failed; going on without some of:$missing" >&2
+    exit 0
+}
