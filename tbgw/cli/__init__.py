@@ -1,0 +1,1 @@
+"""The `tbgw` command, one file for each subcommand."""

@@ -1,0 +1,306 @@
+# -*- test-case-name: tests.config.test_thingsboard -*-
+"""The section `thingsboard`: the link to the server, and what the gateway does as a whole.
+
+The keys are the reference's. What this gateway does not (yet) do is typed and checked all the same, and named in a
+notice when it is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import ClassVar
+
+from tbgw.config.document import Node, printable
+from tbgw.config.findings import Reporter
+from tbgw.config.schema import NOT_NEEDED, NOT_YET, report_strategy
+from tbgw.config.security import TLS_PORT, Security, report_no_security, settle_security
+from tbgw.config.settings import (
+    changed,
+    config_section,
+    flag,
+    integer,
+    one_of,
+    read_section,
+    secret,
+    section,
+    setting,
+    text,
+)
+from tbgw.config.values import (
+    MAX_PORT,
+    Refused,
+    Secret,
+    config_file,
+    did_you_mean,
+    is_loopback,
+    read_host,
+    read_items,
+    read_text,
+)
+from tbgw.model import RateLimit, ReportStrategy
+
+MAX_SECONDS = 366 * 24 * 3600
+"""Longest period in seconds: a year. More is a slip with units."""
+MAX_PAYLOAD_BYTES = 268_435_455
+"""What an MQTT packet can hold."""
+
+
+class DefaultLimit(Enum):
+    """The words that stand for "what fits the server" in place of a rate limit."""
+
+    TELEMETRY = "DEFAULT_TELEMETRY_RATE_LIMIT"
+    TELEMETRY_DATA_POINTS = "DEFAULT_TELEMETRY_DP_RATE_LIMIT"
+    MESSAGES = "DEFAULT_MESSAGES_RATE_LIMIT"
+
+
+RateLimits = tuple[RateLimit, ...] | DefaultLimit
+"""Limits that hold together, none if empty; or what fits the server."""
+
+_LIMIT = re.compile(r"\s*([0-9]{1,12})\s*:\s*([0-9]{1,9})\s*")
+
+
+def _read_rate_limits(node: Node, reporter: Reporter) -> RateLimits:
+    stated = read_text(node, reporter)
+    words = [limit.value for limit in DefaultLimit]
+    if stated in words:
+        return DefaultLimit(stated)
+    limits: list[RateLimit] = []
+    for part in filter(str.strip, re.split("[,;]", stated)):
+        match = _LIMIT.fullmatch(part)
+        if match is None or len(limits) == 32 or (int(match[1]) == 0) != (int(match[2]) == 0):
+            raise Refused(
+                f'"{printable(stated)}" is no rate limit; allowed are messages:seconds pairs such as 15:1,300:60, '
+                f"0:0 for none, {', '.join(words)}{did_you_mean(stated, words)}"
+            )
+        if int(match[1]):
+            limits.append(RateLimit(int(match[1]), float(match[2])))
+    reporter.without_effect(node, "without effect in this version: the limits that ThingsBoard announces are kept")
+    return tuple(limits)
+
+
+def _count(node: Node, reporter: Reporter) -> int:
+    return len(read_items(lambda child, _: child)(node, reporter))
+
+
+@config_section
+class StatisticsSection:
+    """`thingsboard.statistics`: what the gateway tells about itself."""
+
+    enabled: bool = flag("enable", default=True, doc="Send statistics of the gateway.", later=NOT_YET)
+    period_seconds: int = integer(
+        "statsSendPeriodInSeconds", minimum=1, maximum=MAX_SECONDS, default=3600, unit="seconds", doc="How often."
+    )
+    custom_enabled: bool = flag("enableCustom", default=False, doc="Send results of commands too.")
+    custom_period_seconds: int = integer(
+        "customStatsSendPeriodInSeconds",
+        minimum=1,
+        maximum=MAX_SECONDS,
+        default=3600,
+        unit="seconds",
+        doc="How often the commands run.",
+    )
+    configuration: Path | None = setting("configuration", read=config_file, default=None, doc="File with the commands.")
+
+    commands: int = setting("commands", read=_count, default=0, unit="commands", doc="The commands, given here.")
+
+
+@config_section
+class DeviceFilteringSection:
+    """`thingsboard.deviceFiltering`: whether data of some devices is held back."""
+
+    enabled: bool = flag("enable", default=False, doc="Use the rules of the filter file.")
+    file: Path | None = setting(
+        "filterFile",
+        read=config_file,
+        default=None,
+        doc="Rules file, in the configuration's folder; list.json if absent.",
+    )
+
+
+@config_section
+class ActivitySection:
+    """`thingsboard.checkingDeviceActivity`: when a silent device is reported as disconnected."""
+
+    enabled: bool = flag(
+        "checkDeviceInactivity", default=False, doc="Disconnect devices that are silent.", later=NOT_YET
+    )
+    timeout_seconds: int = integer(
+        "inactivityTimeoutSeconds",
+        minimum=1,
+        maximum=MAX_SECONDS,
+        default=120,
+        unit="seconds",
+        doc="Silence after which a device counts as gone.",
+    )
+    check_period_seconds: int = integer(
+        "inactivityCheckPeriodSeconds",
+        minimum=1,
+        maximum=MAX_SECONDS,
+        default=10,
+        unit="seconds",
+        doc="How often this is looked at.",
+    )
+
+
+@config_section
+class ProvisioningSection:
+    """`thingsboard.provisioning`: how the gateway asks ThingsBoard for credentials. Without effect in this version."""
+
+    type: str = one_of(
+        "type",
+        choices=("AUTO", "ACCESS_TOKEN", "MQTT_BASIC", "X509_CERTIFICATE"),
+        default="ACCESS_TOKEN",
+        doc="Kind of credentials to ask for.",
+    )
+    device_key: Secret | None = secret("provisionDeviceKey", default=None, doc="Key of the device profile.")
+    device_secret: Secret | None = secret("provisionDeviceSecret", default=None, doc="Secret of the device profile.")
+    device_name: str | None = text("deviceName", default=None, doc="Name that the gateway device is to have.")
+    access_token: Secret | None = secret("access_token", "accessToken", default=None, doc="Token to ask for.")
+    username: str | None = text("username", default=None, doc="MQTT user name to ask for.")
+    password: Secret | None = secret("password", default=None, doc="MQTT password to ask for.")
+    client_id: str | None = text("client_id", "clientId", default=None, doc="MQTT client id to ask for.")
+    ca_cert: str | None = text("caCert", default=None, doc="PEM file of the certificates to trust.")
+
+
+@config_section
+class ThingsBoardSection:
+    """`thingsboard`: the link to the server, and what the gateway does as a whole."""
+
+    host: str = setting("host", read=read_host, default="thingsboard.cloud", doc="Host name or address of the server.")
+    port: int = integer("port", minimum=1, maximum=MAX_PORT, default=1883, unit="TCP port", doc="MQTT port; 8883: TLS.")
+    keep_alive_seconds: int = integer(
+        "keep_alive", "keepAlive", minimum=5, maximum=65535, default=60, unit="seconds", doc="MQTT keep alive."
+    )
+    qos: int = integer(
+        "qos", minimum=0, maximum=1, default=1, unit="MQTT QoS", doc="Accepted; data goes at QoS 1 always."
+    )
+    max_payload_bytes: int = integer(
+        "maxPayloadSizeBytes",
+        minimum=100,
+        maximum=MAX_PAYLOAD_BYTES,
+        default=65536,
+        unit="bytes",
+        doc="Largest payload to send; the smaller of this and what ThingsBoard announces counts.",
+    )
+    pack_delay_ms: int = integer(
+        "minPackSendDelayMS",
+        minimum=0,
+        maximum=60_000,
+        default=10,
+        unit="ms",
+        doc="How long readings are gathered into one packet.",
+    )
+    security: Security = section(Security, "security", default=Security(), doc="Credentials and TLS.")
+    provisioning: ProvisioningSection | None = section(
+        ProvisioningSection, "provisioning", default=None, doc="How to get credentials."
+    )
+    report: ReportStrategy | None = report_strategy("Report strategy of all connectors that have none of their own.")
+    device_filtering: DeviceFilteringSection = section(
+        DeviceFilteringSection, "deviceFiltering", default=DeviceFilteringSection(), doc="Devices that are held back."
+    )
+    activity: ActivitySection = section(
+        ActivitySection, "checkingDeviceActivity", default=ActivitySection(), doc="When a silent device is gone."
+    )
+    handle_device_renaming: bool = flag(
+        "handleDeviceRenaming", default=True, doc="Follow devices renamed or deleted in ThingsBoard.", later=NOT_YET
+    )
+    statistics: StatisticsSection = section(
+        StatisticsSection,
+        "statistics",
+        default=StatisticsSection(enabled=False),
+        doc="What the gateway tells of itself.",
+    )
+    remote_configuration: bool = flag(
+        "remoteConfiguration", default=False, doc="Take the configuration from ThingsBoard.", later=NOT_YET
+    )
+    remote_shell: bool = flag(
+        "remoteShell", default=False, doc="Refused.", later="a remote shell is never offered, whatever is set here"
+    )
+    latency_debug: bool = flag("latencyDebugMode", default=False, doc="Measure delays.", later=NOT_YET)
+    config_check_seconds: int = integer(
+        "checkConnectorsConfigurationInSeconds",
+        minimum=0,
+        maximum=MAX_SECONDS,
+        default=60,
+        unit="seconds",
+        doc="How often connector files are looked at for changes.",
+        later=NOT_YET,
+    )
+    proxy_host: str | None = text("proxy_host", default=None, doc="HTTP proxy.")
+    proxy_port: int | None = integer(
+        "proxy_port", minimum=1, maximum=MAX_PORT, default=None, unit="TCP port", doc="Port of the HTTP proxy."
+    )
+    rate_limits: RateLimits = setting(
+        "rateLimits", read=_read_rate_limits, default=DefaultLimit.TELEMETRY, unit="messages", doc="Own telemetry."
+    )
+    dp_rate_limits: RateLimits = setting(
+        "dpRateLimits",
+        read=_read_rate_limits,
+        default=DefaultLimit.TELEMETRY_DATA_POINTS,
+        unit="data points",
+        doc="Own telemetry.",
+    )
+    messages_rate_limits: RateLimits = setting(
+        "messagesRateLimits", read=_read_rate_limits, default=DefaultLimit.MESSAGES, unit="messages", doc="Own others."
+    )
+    device_rate_limits: RateLimits = setting(
+        "deviceRateLimits",
+        read=_read_rate_limits,
+        default=DefaultLimit.TELEMETRY,
+        unit="messages",
+        doc="Telemetry of all devices together.",
+    )
+    device_dp_rate_limits: RateLimits = setting(
+        "deviceDpRateLimits",
+        read=_read_rate_limits,
+        default=DefaultLimit.TELEMETRY_DATA_POINTS,
+        unit="data points",
+        doc="Telemetry of all devices together.",
+    )
+    device_messages_rate_limits: RateLimits = setting(
+        "deviceMessagesRateLimits",
+        read=_read_rate_limits,
+        default=DefaultLimit.MESSAGES,
+        unit="messages",
+        doc="Other messages of all devices together.",
+    )
+
+    INERT: ClassVar[Mapping[str, str]] = {
+        "minPackSizeToSend": NOT_NEEDED,
+        "reportStrategyDataCacheCleanupInterval": NOT_NEEDED,
+        "syncDevicesSharedAttributesOnConnect": NOT_YET,
+        "managerEnabled": "without effect: there is no open control socket (C-45)",
+        "statsSendPeriodInSeconds": "without effect: it belongs into thingsboard.statistics",
+    }
+
+
+def read_thingsboard(node: Node, sandbox_token_file: Path | None, reporter: Reporter) -> ThingsBoardSection:
+    """
+    Read the section and check it as a whole. `sandbox_token_file`: where the sandbox, if on, writes its token. Raises
+    Refused when it is no object.
+    """
+    read = read_section(ThingsBoardSection, node, reporter)
+    security_node = node.member("security")
+    if read.provisioning is not None:
+        reporter.without_effect(node.member("provisioning") or node, NOT_YET)
+    if security_node is None:
+        report_no_security(node, read.provisioning is not None, reporter)
+    else:
+        security = settle_security(read.security, security_node, read.port, sandbox_token_file, reporter)
+        read = changed(read, security=security)
+        if not security.tls and not is_loopback(read.host):
+            reporter.notice(
+                security_node,
+                f"without TLS the credentials and all data travel readable; port {TLS_PORT} or caCert turns it on",
+            )
+    if read.qos == 0:
+        reporter.notice(
+            node.member("qos") or node, "is taken as 1: data is deleted only once ThingsBoard has confirmed it"
+        )
+    proxy = node.member("proxy_host")
+    if proxy is not None:
+        reporter.warning(proxy, "is not supported: the gateway connects directly")
+    return read

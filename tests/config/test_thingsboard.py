@@ -1,0 +1,148 @@
+"""Tests of the section `thingsboard`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tbgw.config.findings import Severity
+from tbgw.config.thingsboard import DefaultLimit, ThingsBoardSection, read_thingsboard
+from tbgw.model import RateLimit
+from tests.config.fakes import TOKEN, FolderCase, tree
+
+
+class ThingsBoardTests(FolderCase):
+    """The link and the gateway as a whole."""
+
+    def read(self, **value: Any) -> ThingsBoardSection:
+        value.setdefault("security", {"accessToken": TOKEN})
+        value.setdefault("host", "127.0.0.1")
+        return read_thingsboard(tree(value), None, self.reporter)
+
+    def test_defaults(self):
+        """What counts when nothing is said."""
+        found = self.read()
+        self.assertEqual((found.port, found.keep_alive_seconds, found.qos), (1883, 60, 1))
+        self.assertEqual((found.max_payload_bytes, found.pack_delay_ms), (65536, 10))
+        self.assertFalse(found.remote_shell or found.remote_configuration or found.security.tls)
+        self.assertEqual(self.lines(), [])
+
+    def test_values(self):
+        """The reference's keys reach their fields; the payload limit that it never used is obeyed (C-32)."""
+        found = self.read(port=8883, keep_alive=30, maxPayloadSizeBytes=8196, minPackSendDelayMS=50)
+        self.assertEqual((found.port, found.keep_alive_seconds), (8883, 30))
+        self.assertEqual((found.max_payload_bytes, found.pack_delay_ms), (8196, 50))
+        self.assertTrue(found.security.tls)
+        self.assertEqual(self.lines(), [])
+
+    def test_qos(self):
+        """QoS 0 is taken with a notice, since data always goes at QoS 1; QoS 2 is a fault."""
+        self.read(qos=0)
+        self.assertEqual((len(self.lines(Severity.NOTICE)), self.faults()), (1, []))
+        self.read(qos=2)
+        self.assertEqual(len(self.faults()), 1)
+
+    def test_host(self):
+        """A URL, a host with its port and a name with blanks are faults; names and addresses are taken."""
+        for host in ("thingsboard.cloud", "10.0.0.1", "::1", "localhost", "bücher.example"):
+            self.assertEqual(self.read(host=host).host, host)
+        self.assertEqual(self.faults(), [])
+        for host in (
+            "https://thingsboard.cloud",
+            "thingsboard.cloud/api",
+            "tb:1883",
+            "[::1]",
+            "a b",
+            "",
+            "a\nb",
+            "a..b",
+            "x" * 64,
+        ):
+            self.read(host=host)
+        self.assertEqual(len(self.faults()), 9)
+
+    def test_plain_text_is_told(self):
+        """A server elsewhere without TLS is a notice; one on this machine is not worth a word."""
+        self.read(host="thingsboard.cloud")
+        self.assertIn("travel readable", self.lines(Severity.NOTICE)[0])
+
+    def test_remote_shell(self):
+        """A remote shell is never offered; asking for it is told, not asking is not."""
+        self.read(remoteShell=False)
+        self.assertEqual(self.lines(), [])
+        self.read(remoteShell=True)
+        self.assertIn("never offered", self.lines(Severity.NOTICE)[0])
+
+    def test_what_is_off_is_silent(self):
+        """Features that are switched off are not worth a word; those switched on are named, in one line."""
+        off = {
+            "remoteConfiguration": False,
+            "latencyDebugMode": False,
+            "handleDeviceRenaming": False,
+            "statistics": {"enable": False, "statsSendPeriodInSeconds": 60, "configuration": "statistics.json"},
+            "checkingDeviceActivity": {"checkDeviceInactivity": False, "inactivityTimeoutSeconds": 300},
+        }
+        self.read(**off)
+        self.assertEqual(self.lines(), [])
+        self.read(remoteConfiguration=True, statistics={"enable": True}, handleDeviceRenaming=True)
+        self.assertEqual(len(self.lines()), 1)
+        self.assertIn("remoteConfiguration, statistics.enable, handleDeviceRenaming", self.lines()[0])
+
+    def test_sections_are_typed(self):
+        """Sections of later versions are read and checked already."""
+        found = self.read(
+            statistics={"statsSendPeriodInSeconds": 60, "commands": [{}, {}]},
+            checkingDeviceActivity={"inactivityTimeoutSeconds": 300, "inactivityCheckPeriodSeconds": 5},
+            deviceFiltering={"enable": True, "filterFile": "list.json"},
+        )
+        self.assertEqual((found.statistics.period_seconds, found.statistics.commands), (60, 2))
+        self.assertEqual((found.activity.timeout_seconds, found.activity.check_period_seconds), (300, 5))
+        self.assertEqual(found.device_filtering.file, self.config_dir / "list.json")
+        self.read(statistics={"statsSendPeriodInSeconds": "often"}, checkingDeviceActivity=7)
+        self.assertEqual(len(self.faults()), 2)
+
+    def test_files_stay_in_the_folder(self):
+        """A file name that leads out of the folder is a fault."""
+        for name in ("../list.json", "/etc/passwd", "a/../../b", "..\\x", "a\0b"):
+            self.read(deviceFiltering={"filterFile": name})
+        self.assertEqual(len(self.faults()), 5)
+
+    def test_rate_limits(self):
+        """Limits are pairs of messages and seconds, all in force together; 0:0 is none; words stand for defaults."""
+        found = self.read(rateLimits="15:1,300:60,", deviceRateLimits="10:1;60:60", dpRateLimits="0:0")
+        self.assertEqual(found.rate_limits, (RateLimit(15, 1), RateLimit(300, 60)))
+        self.assertEqual(found.device_rate_limits, (RateLimit(10, 1), RateLimit(60, 60)))
+        self.assertEqual(found.dp_rate_limits, ())
+        self.assertIs(found.messages_rate_limits, DefaultLimit.MESSAGES)
+        self.assertIs(
+            self.read(deviceDpRateLimits="DEFAULT_TELEMETRY_DP_RATE_LIMIT").device_dp_rate_limits,
+            DefaultLimit.TELEMETRY_DATA_POINTS,
+        )
+        self.assertEqual(self.faults(), [])
+
+    def test_bad_rate_limits(self):
+        """What is no limit is a fault."""
+        for wrong in ("15", "15:", "a:1", "15:1 300:60", "5:0", "0:5", "-1:1", "DEFAULT_RATE", 15, "1:1," * 33):
+            self.read(rateLimits=wrong)
+        self.assertEqual(len(self.faults()), 10)
+
+    def test_provisioning_alone(self):
+        """Provisioning has no effect yet; as the only way to credentials it is a fault that says so."""
+        provisioning = {"type": "ACCESS_TOKEN", "provisionDeviceKey": "canary1", "provisionDeviceSecret": "canary2"}
+        found = self.read(provisioning=provisioning)
+        assert found.provisioning is not None and found.provisioning.device_secret is not None
+        self.assertEqual(found.provisioning.device_secret.reveal(), "canary2")
+        self.assertEqual((len(self.lines()), self.faults()), (1, []))
+        read_thingsboard(tree({"provisioning": provisioning}), None, self.reporter)
+        self.assertIn("provisioning has no effect in this version", self.faults()[0])
+        self.assertNotIn("canary", repr(found) + "".join(self.lines()))
+
+    def test_no_security(self):
+        """Without any credentials there is one fault, at the section."""
+        read_thingsboard(tree({"host": "127.0.0.1"}), None, self.reporter)
+        self.assertEqual(len(self.faults()), 1)
+        self.assertIn("security: is missing: there are no credentials", self.faults()[0])
+
+    def test_proxy(self):
+        """A proxy is not supported, which is a warning: the gateway then connects directly."""
+        self.read(proxy_host="10.0.0.1", proxy_port=3128)
+        self.assertEqual(len(self.lines(Severity.WARNING)), 1)

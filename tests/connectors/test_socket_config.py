@@ -1,0 +1,305 @@
+"""Tests of the socket connector's file: old and new form, every spelling, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tbgw.config.findings import Severity
+from tbgw.config.values import Refused
+from tbgw.connectors.socket.addresses import parse_filter
+from tbgw.connectors.socket.config import Datapoint, SocketConfig, SocketDevice, parse
+from tbgw.model import ON_RECEIVED, ReportStrategy, ReportType
+from tests.config.fakes import FolderCase, tree
+
+DEVICE = {"addressFilter": "*:*", "deviceName": "Scale"}
+
+
+class SocketConfigCase(FolderCase):
+    def parse(self, value: Any) -> SocketConfig:
+        return parse(tree(value, "socket.json"), self.reporter)
+
+    def device(self, **value: Any) -> SocketDevice:
+        return self.parse({"devices": [{**DEVICE, **value}]}).devices[0]
+
+    def refused_device(self, **value: Any) -> list[str]:
+        """The faults of one device with these keys."""
+        before = self.faults()
+        self.parse({"devices": [{**DEVICE, **value}]})
+        after = self.faults()
+        for line in before:
+            after.remove(line)
+        return after
+
+
+class FormTests(SocketConfigCase):
+    """The two forms of the file."""
+
+    def test_empty(self):
+        """An empty file has the documented defaults, and a doubt because nobody may connect."""
+        found = self.parse({})
+        self.assertEqual(
+            found, SocketConfig("TCP", "127.0.0.1", 50000, 1024, (), None, max_connections=10_000, delimiter=None)
+        )
+        self.assertEqual((self.faults(), len(self.lines())), ([], 1))
+
+    def test_old_and_new(self):
+        """The flat form before 3.6 and the new one give the same."""
+        socket = {"type": "UDP", "address": "0.0.0.0", "port": 6100, "bufferSize": 2048}
+        new = self.parse({"socket": socket, "devices": [DEVICE]})
+        old = self.parse({**socket, "name": "Line 4", "devices": [DEVICE]})
+        self.assertEqual((new.transport, new.address, new.port, new.buffer_bytes), ("UDP", "0.0.0.0", 6100, 2048))
+        self.assertEqual(old, new)
+        self.assertEqual(self.lines(Severity.FAULT, Severity.DOUBT, Severity.WARNING), [])
+
+    def test_places_in_the_old_form(self):
+        """A fault in an old file has the path that stands in it."""
+        self.parse({"port": 0, "devices": [DEVICE]})
+        self.assertEqual(self.faults(), ["socket.json:2: port: is 0, must be a whole number from 1 to 65535"])
+
+    def test_mixed_forms(self):
+        """With the object `socket` the same keys at the top are unknown."""
+        self.parse({"socket": {}, "port": 6000, "devices": [DEVICE]})
+        self.assertEqual(len(self.lines(Severity.DOUBT)), 1)
+
+    def test_buffer_size(self):
+        """Both spellings of the buffer's size are read (S-03)."""
+        for key in ("bufferSize", "buffer_size"):
+            self.assertEqual(self.parse({"socket": {key: 4096}, "devices": [DEVICE]}).buffer_bytes, 4096)
+        self.assertEqual(self.lines(), [])
+
+    def test_keys_of_the_page(self):
+        """What ThingsBoard's page and the reference write at the top is known."""
+        self.parse(
+            {"id": "1f", "logLevel": "INFO", "enableRemoteLogging": False, "configVersion": "3.6", "mode": "basic",
+             "name": "x", "socket": {"name": "x"}, "devices": [DEVICE]}
+        )  # fmt: skip
+        self.assertEqual(self.lines(Severity.FAULT, Severity.DOUBT), [])
+
+    def test_no_object(self):
+        """A file that is no object is refused."""
+        self.assertRaises(Refused, self.parse, [])
+
+
+class ListenerTests(SocketConfigCase):
+    """The object `socket`."""
+
+    def listener(self, **value: Any) -> SocketConfig:
+        return self.parse({"socket": value, "devices": [DEVICE]})
+
+    def test_values(self):
+        """All of it is read."""
+        found = self.listener(type="TCP", address="::", port="7000", maxConnections=5)
+        self.assertEqual((found.transport, found.address, found.port, found.max_connections), ("TCP", "::", 7000, 5))
+
+    def test_faults(self):
+        """Values out of range and misspelt ones are faults."""
+        self.listener(type="tcp", port=65536, bufferSize=0, address="tcp://x", maxConnections=0)
+        self.assertEqual(
+            [line.split(": ")[1] for line in self.faults()],
+            ["socket.type", "socket.port", "socket.bufferSize", "socket.address", "socket.maxConnections"],
+        )
+        self.assertIn("did you mean TCP?", self.faults()[0])
+
+    def test_framing(self):
+        """Without framing one read is one message; a delimiter may be written as text, with escapes, or in hex."""
+        for value, delimiter in (
+            ({}, None),
+            ({"type": "none"}, None),
+            ({"type": "delimiter"}, b"\n"),
+            ({"type": "delimiter", "delimiter": "\r\n"}, b"\r\n"),
+            ({"delimiter": "\\r\\n"}, b"\r\n"),
+            ({"delimiter": ";"}, b";"),
+            ({"delimiter": " "}, b" "),
+            ({"delimiter": "é"}, b"\xc3\xa9"),
+            ({"delimiter": "\\x03\\\\"}, b"\x03\\"),
+            ({"delimiterHex": "0d0a"}, b"\r\n"),
+            ({"type": "delimiter", "delimiterHex": "0D 0A"}, b"\r\n"),
+        ):
+            self.assertEqual(self.listener(framing=value).delimiter, delimiter, value)
+        self.assertEqual(self.lines(), [])
+
+    def test_bad_framing(self):
+        """A delimiter that is empty, too long, not hex, given twice or with an unknown escape is a fault."""
+        for value in (
+            {"delimiter": ""},
+            {"delimiter": "x" * 17},
+            {"delimiterHex": "0d0"},
+            {"delimiterHex": "crlf"},
+            {"delimiter": "\\q"},
+            {"delimiter": "\\"},
+            {"delimiter": 10},
+            {"delimiter": "a", "delimiterHex": "61"},
+            {"type": "lines"},
+            "delimiter",
+        ):
+            before = len(self.faults())
+            self.listener(framing=value)
+            self.assertEqual(len(self.faults()), before + 1, value)
+
+    def test_idle_framing(self):
+        """Framing with UDP, and a delimiter beside type none, are doubts."""
+        self.assertIsNone(self.listener(framing={"type": "none", "delimiter": "x"}).delimiter)
+        self.listener(type="UDP", framing={"delimiter": "x"})
+        self.assertEqual(len(self.lines(Severity.DOUBT)), 2)
+
+
+class DeviceTests(SocketConfigCase):
+    """The entries of `devices`."""
+
+    def test_defaults(self):
+        """A filter and a name are all that a device needs."""
+        self.assertEqual(
+            self.device(), SocketDevice(parse_filter("*:*"), "Scale", "default", "utf-8", (), (), (), (), (), None)
+        )
+        self.assertEqual(self.lines(), [])
+
+    def test_filter_spellings(self):
+        """The filter is read under both names, `*.*` is `*:*`, and the sample's two equal ones are no contradiction."""
+        for key in ("address", "addressFilter"):
+            found = self.parse({"devices": [{key: "10.0.0.7:6100", "deviceName": "x"}]})
+            self.assertEqual(found.devices[0].filter, parse_filter("10.0.0.7:6100"))
+        self.assertEqual(self.device(addressFilter="*.*").filter, parse_filter("*:*"))
+        self.device(address="*:*")
+        self.assertEqual(self.lines(), [])
+
+    def test_filters_that_differ(self):
+        """Of two different filters addressFilter counts, as in the reference, and it is told."""
+        found = self.device(addressFilter="10.0.0.1:*", address="10.0.0.2:*")
+        self.assertEqual(found.filter, parse_filter("10.0.0.1:*"))
+        self.assertEqual(len(self.lines(Severity.DOUBT)), 1)
+
+    def test_bad_filters(self):
+        """A filter that is none is a fault with what is allowed; so is a device without one."""
+        self.assertIn("allowed is <ip>:<port>", self.refused_device(addressFilter="10.0.0.300:*")[0])
+        self.parse({"devices": [{"deviceName": "x"}]})
+        self.assertEqual(len([line for line in self.faults() if "devices[0].addressFilter: is missing" in line]), 1)
+
+    def test_same_filter_twice(self):
+        """Of two devices with the same filter the second never gets a message, which is a doubt."""
+        self.parse({"devices": [DEVICE, {"address": "*.*", "deviceName": "Other"}]})
+        self.assertIn('"Other" and "Scale" have the same filter', self.lines(Severity.DOUBT)[0])
+
+    def test_encodings(self):
+        """hex and all text encodings of Python are taken; others are faults with the nearest."""
+        for name in ("utf-8", "UTF-8", "utf-16", "utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le", "cp1252"):
+            self.assertEqual(self.device(encoding=name).encoding, name)
+        self.assertEqual(self.device(encoding="HEX").encoding, "hex")
+        self.assertEqual(self.lines(), [])
+        wrong: Any
+        for wrong in (
+            "utf9",
+            "base64",
+            "rot13",
+            "zlib",
+            "utf-7",
+            "unicode_escape",
+            "idna",
+            "undefined",
+            "a\0b",
+            "../x",
+            8,
+        ):
+            self.assertEqual(len(self.refused_device(encoding=wrong)), 1, wrong)
+        self.assertIn("did you mean utf-16-le?", self.refused_device(encoding="utf-16-lee")[0])
+
+    def test_slices(self):
+        """byteTo -1 is the end, other negatives stay as they are; both have defaults."""
+        points = [{"key": "a"}, {"key": "b", "byteFrom": 2, "byteTo": -1}, {"key": "c", "byteFrom": -4, "byteTo": -2}]
+        expected = (Datapoint("a", 0, None), Datapoint("b", 2, None), Datapoint("c", -4, -2))
+        for key in ("telemetry", "timeseries"):
+            self.assertEqual(self.device(**{key: points}).telemetry, expected)
+        self.assertEqual(self.device(attributes=points).attributes, expected)
+        self.assertEqual(self.lines(), [])
+
+    def test_bad_points(self):
+        """A datapoint without key, with a blank around it, or with a slice of no number is a fault."""
+        wrong: Any
+        for wrong in ({}, {"key": ""}, {"key": " a"}, {"key": "a", "byteFrom": 1.5}, {"key": "a", "byteTo": "end"}, 1):
+            self.assertEqual(len(self.refused_device(telemetry=[wrong])), 1, wrong)
+
+    def test_points_of_no_use(self):
+        """A slice that takes no byte and a key that stands twice are doubts."""
+        self.device(telemetry=[{"key": "a", "byteFrom": 4, "byteTo": 4}])
+        self.device(attributes=[{"key": "a"}, {"key": "b"}, {"key": "a", "byteFrom": 1}])
+        self.assertEqual(
+            [line.split(": ")[:2] for line in self.lines(Severity.DOUBT)],
+            [["socket.json:7", "devices[0].telemetry[0]"], ["socket.json:14", "devices[0].attributes[2].key"]],
+        )
+
+    def test_report_strategies(self):
+        """Strategies are read at the connector, the device and the datapoint, in both spellings."""
+        on_change = ReportStrategy(ReportType.ON_CHANGE)
+        found = self.parse(
+            {
+                "sendDataOnlyOnChange": True,
+                "devices": [
+                    {
+                        **DEVICE,
+                        "reportStrategy": {"type": "ON_REPORT_PERIOD", "reportPeriod": "60000"},
+                        "telemetry": [{"key": "a", "reportStrategy": {"type": "DISABLED"}}, {"key": "b"}],
+                    }
+                ],
+            }
+        )
+        device = found.devices[0]
+        self.assertEqual(found.report, on_change)
+        self.assertEqual(device.report, ReportStrategy(ReportType.ON_REPORT_PERIOD, 60000))
+        self.assertEqual([point.report for point in device.telemetry], [ON_RECEIVED, None])
+        self.assertEqual(self.faults(), [])
+
+    def test_attribute_requests(self):
+        """Requests of old files are comparisons; a source `constant` is kept; slices may lack an end (S-05)."""
+        requests = [
+            {"type": "shared", "requestExpression": "${[0:3]==atr}", "attributeNameExpression": "[3:]"},
+            {"type": "client", "requestExpression": "${[:3]==x}", "attributeNameExpression": "[4:19][20:]"},
+            {"requestExpression": "${[0]==x}"},
+            {
+                "requestExpressionSource": "constant",
+                "requestExpression": "atr",
+                "attributeNameExpressionSource": "constant",
+                "attributeNameExpression": "limit",
+            },
+        ]
+        found = self.device(attributeRequests=requests).attribute_requests
+        self.assertEqual([one.scope for one in found], ["shared", "client", "shared", "shared"])
+        self.assertEqual([one.request_source for one in found], ["expression"] * 3 + ["constant"])
+        self.assertEqual(found[2].name_expression, "[3:]")
+        self.assertEqual(self.device(attributesRequests=requests).attribute_requests, found)
+        self.assertEqual(self.lines(Severity.FAULT, Severity.DOUBT), [])
+
+    def test_bad_attribute_requests(self):
+        """A comparison that is none, and a name expression without slice, are faults when the file is read."""
+        for request in (
+            {"requestExpression": "${atr}"},
+            {"requestExpression": "${[0:3]=atr}"},
+            {"attributeNameExpression": "name"},
+            {"type": "server"},
+        ):
+            self.assertEqual(len(self.refused_device(attributeRequests=[request])), 1, request)
+
+    def test_downlink(self):
+        """Updates and RPC are read, with the device's encoding where they name none (S-24)."""
+        found = self.device(
+            attributeUpdates=[{"attributeOnThingsBoard": "a"}, {"attributeOnThingsBoard": "b", "encoding": "utf-16"}],
+            serverSideRpc=[{"methodRPC": "m"}, {"methodRPC": "n", "withResponse": False, "methodProcessing": "read"}],
+        )
+        self.assertEqual(
+            [(one.attribute, one.encoding) for one in found.attribute_updates], [("a", None), ("b", "utf-16")]
+        )
+        self.assertEqual(
+            [(one.method, one.with_response, one.processing) for one in found.rpcs],
+            [("m", True, "write"), ("n", False, "read")],
+        )
+        self.assertEqual(len(self.refused_device(serverSideRpc=[{"methodRPC": "m", "methodProcessing": "wirte"}])), 1)
+        self.assertEqual(len(self.refused_device(attributeUpdates=[{}])), 1)
+
+    def test_custom_converter(self):
+        """A converter of one's own is not loaded; that is told and does not stop the start."""
+        self.device(converter="OwnConverter")
+        self.assertEqual((self.faults(), len(self.lines(Severity.NOTICE))), ([], 1))
+
+    def test_one_bad_device(self):
+        """A device that cannot be used leaves the others to be read and checked."""
+        found = self.parse({"devices": [{"deviceName": "x"}, DEVICE, {**DEVICE, "encoding": "?"}]})
+        self.assertEqual(len(found.devices), 2)
+        self.assertEqual(len(self.faults()), 2)

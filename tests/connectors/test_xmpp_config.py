@@ -1,0 +1,102 @@
+"""Tests of the XMPP connector's file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tbgw.config.findings import Severity
+from tbgw.config.values import Refused
+from tbgw.connectors.xmpp.config import XMPPConfig, parse
+from tbgw.model import ReportStrategy, ReportType
+from tests.config.fakes import FolderCase, tree
+
+SERVER = {"jid": "gateway@example.org", "password": "canary-9"}
+DEVICE = {"jid": "device@example.org/TMP_1101", "deviceNameExpression": "${serialNumber}"}
+
+
+class XMPPConfigTests(FolderCase):
+    """Account, devices, and every spelling."""
+
+    def parse(self, server: Any = SERVER, device: Any = DEVICE, **value: Any) -> XMPPConfig:
+        return parse(tree({"server": server, "devices": [device], **value}, "xmpp.json"), self.reporter)
+
+    def test_defaults(self):
+        """Account and device need little; what is left out is safe: no readable password (X-20)."""
+        found = self.parse()
+        server = found.server
+        self.assertEqual((server.host, server.port, server.timeout_ms), ("localhost", 5222, 10_000))
+        self.assertTrue(server.force_starttls)
+        self.assertFalse(server.direct_tls or server.disable_starttls or server.unencrypted_plain_auth)
+        self.assertEqual(server.plugins, ("xep_0030", "xep_0323", "xep_0325"))
+        self.assertEqual(found.devices[0].profile, "default")
+        self.assertEqual(self.lines(), [])
+
+    def test_starttls_spellings(self):
+        """The keys of STARTTLS are read in snake case and in camel case."""
+        for disable, force in (("disable_starttls", "force_starttls"), ("disableStarttls", "forceStarttls")):
+            server = self.parse({**SERVER, disable: True, force: False}).server
+            self.assertEqual((server.disable_starttls, server.force_starttls), (True, False))
+        self.assertEqual(self.lines(Severity.FAULT, Severity.DOUBT), [])
+        self.assertEqual(len(self.lines(Severity.WARNING)), 2)
+
+    def test_contradiction(self):
+        """Never encrypting and insisting on it at once is a fault, when both are said."""
+        self.parse({**SERVER, "disable_starttls": True, "force_starttls": True})
+        self.assertEqual(len(self.faults()), 1)
+
+    def test_mapping(self):
+        """Datapoints, updates, RPC and strategies are read; telemetry is another word for timeseries."""
+        device = {
+            **DEVICE,
+            "attributes": [{"key": "temperature", "value": "${temp}"}],
+            "telemetry": [{"key": "both", "value": "${temp}:${hum}", "reportStrategy": {"type": "ON_CHANGE"}}],
+            "attributeUpdates": [{"attributeOnThingsBoard": "shared"}],
+            "serverSideRpc": [{"methodRPC": "rpc1", "withResponse": False}],
+        }
+        found = self.parse(device=device, sendDataOnlyOnChange=True)
+        (read,) = found.devices
+        self.assertEqual((read.attributes[0].key, read.attributes[0].value), ("temperature", "${temp}"))
+        self.assertEqual(read.timeseries[0].report, ReportStrategy(ReportType.ON_CHANGE))
+        self.assertEqual(read.attribute_updates[0].value, '{"${attributeKey}":"${attributeValue}"}')
+        self.assertEqual((read.rpcs[0].value, read.rpcs[0].with_response), ("${params}", False))
+        self.assertEqual(found.report, ReportStrategy(ReportType.ON_CHANGE))
+        self.assertEqual(self.lines(), [])
+
+    def test_faults(self):
+        """Bad JIDs, open expressions and wrong values are faults."""
+        for change in ({"port": 0}, {"password": ""}, {"timeout": 0}, {"host": "a b"}, {"plugins": [""]}):
+            before = len(self.faults())
+            self.parse({**SERVER, **change})
+            self.assertEqual(len(self.faults()), before + 1, change)
+        self.assertRaises(Refused, self.parse, {**SERVER, "jid": "a b@c"})
+        self.assertEqual(len(self.faults()), 6)
+        for device in (
+            {**DEVICE, "jid": "@x"},
+            {**DEVICE, "deviceNameExpression": "${serialNumber"},
+            {**DEVICE, "attributes": [{"key": "a", "value": "${}"}]},
+            {**DEVICE, "timeseries": [{"key": "a"}]},
+        ):
+            before = len(self.faults())
+            self.parse(device=device)
+            self.assertEqual(len(self.faults()), before + 1, device)
+
+    def test_no_server(self):
+        """Without account nothing can be made of the file, and the fault says so."""
+        self.assertRaises(Refused, self.parse, server=None)
+        self.assertIn("xmpp.json:1: server: is missing", self.faults()[0])
+
+    def test_sample_password(self):
+        """The sample's password loads, with a warning."""
+        self.parse({**SERVER, "password": "password"})
+        self.assertIn("sample", self.lines(Severity.WARNING)[0])
+
+    def test_secrets_stay_secret(self):
+        """Neither the section nor a finding shows the password (P-11)."""
+        self.assertNotIn("canary", repr(self.parse()))
+        self.assertRaises(Refused, self.parse, {**SERVER, "password": ["canary-9"]})
+        self.assertNotIn("canary", "\n".join(self.lines()))
+
+    def test_same_device_twice(self):
+        """A JID that stands twice is a doubt."""
+        parse(tree({"server": SERVER, "devices": [DEVICE, DEVICE]}), self.reporter)
+        self.assertEqual(len(self.lines(Severity.DOUBT)), 1)
