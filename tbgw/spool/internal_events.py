@@ -1,0 +1,155 @@
+"""What the spool has to tell. `messages_dropped` holds every accepted message that the cap cost, by reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from twisted.logger import LogLevel
+
+from tbgw.internal_events import Event
+
+
+@dataclass(frozen=True)
+class SpoolOpened(Event):
+    """The store is open; what an earlier run left is there."""
+
+    text: ClassVar[str] = "Store {place} is open: {rows} rows with {messages} messages, {bytes} bytes"
+    place: str
+    rows: int
+    messages: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class MessagesRefused(Event):
+    """The store is at its cap: what is new was refused. `reason` is `full_newest` or `too_large`."""
+
+    level: ClassVar[Any] = LogLevel.warn
+    counter: ClassVar[str] = "messages_dropped"
+    label: ClassVar[str] = "reason"
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "Store is full ({stored_bytes} bytes): refused {messages} new messages ({reason})"
+    reason: str
+    messages: int
+    stored_bytes: int
+
+    def amount(self) -> int:
+        return self.messages
+
+
+@dataclass(frozen=True)
+class OldestDropped(Event):
+    """The store is at its cap: the oldest rows were given up for new ones."""
+
+    level: ClassVar[Any] = LogLevel.warn
+    counter: ClassVar[str] = "messages_dropped"
+    label: ClassVar[str] = "reason"
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = (
+        "Store is full: dropped the {rows} oldest rows with {messages} messages, up to number {last_seq} ({reason})"
+    )
+    rows: int
+    messages: int
+    last_seq: int
+    reason: str = "full_oldest"
+
+    def amount(self) -> int:
+        return self.messages
+
+
+@dataclass(frozen=True)
+class MessagesNotStored(Event):
+    """The store is broken: these were not, or may not have been, stored. Their receipts failed."""
+
+    level: ClassVar[Any] = LogLevel.error
+    counter: ClassVar[str] = "messages_not_stored"
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "{messages} messages could not be stored; their senders get no acknowledgement"
+    messages: int
+
+    def amount(self) -> int:
+        return self.messages
+
+
+@dataclass(frozen=True)
+class RowBuried(Event):
+    """A row that can never be delivered went to the dead letters."""
+
+    level: ClassVar[Any] = LogLevel.warn
+    counter: ClassVar[str] = "messages_buried"
+    label: ClassVar[str] = "reason"
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "Row {seq} ({topic}, {bytes} bytes, {messages} messages) moved to the dead letters: {reason}"
+    seq: int
+    topic: str
+    bytes: int
+    messages: int
+    reason: str
+
+    def amount(self) -> int:
+        return self.messages
+
+
+@dataclass(frozen=True)
+class DeadLettersDropped(Event):
+    """The dead letters are at their own cap: the oldest were given up."""
+
+    level: ClassVar[Any] = LogLevel.warn
+    counter: ClassVar[str] = "dead_letters_dropped"
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "Dead letters are full: the {rows} oldest were dropped"
+    rows: int
+
+    def amount(self) -> int:
+        return self.rows
+
+
+@dataclass(frozen=True)
+class RowsUnreadable(Event):
+    """Rows whose content is damaged were moved to the dead letters."""
+
+    level: ClassVar[Any] = LogLevel.error
+    counter: ClassVar[str] = "rows_unreadable"
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "{rows} rows of the store are damaged, put aside (the first is number {first_seq})"
+    rows: int
+    first_seq: int
+
+    def amount(self) -> int:
+        return self.rows
+
+
+@dataclass(frozen=True)
+class StoreDamaged(Event):
+    """A part of the file cannot be read at all; the rest of it can."""
+
+    level: ClassVar[Any] = LogLevel.error
+    counter: ClassVar[str] = "store_damages"
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "Store is damaged: what there was of rows {first_seq} to {last_seq} is lost"
+    first_seq: int
+    last_seq: int
+
+
+@dataclass(frozen=True)
+class StoreBroken(Event):
+    """The store cannot be written or read; nothing is accepted any more."""
+
+    level: ClassVar[Any] = LogLevel.critical
+    counter: ClassVar[str] = "store_errors"
+    text: ClassVar[str] = "The store broke, nothing is accepted any more: {error}"
+    error: str
+
+
+@dataclass(frozen=True)
+class SpoolBehind(Event):
+    """Sources are asked to stop for a while."""
+
+    counter: ClassVar[str] = "spool_behind"
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = (
+        "Store is behind ({pending_bytes} bytes wait for their commit, {stored_bytes} are kept): sources are paused"
+    )
+    pending_bytes: int
+    stored_bytes: int
