@@ -1,0 +1,161 @@
+"""Which devices ThingsBoard has heard of from us, kept across restarts in `connected_devices.json`.
+
+The file has the reference's form, `{name: {"connectorName", "deviceType", "connectorId", "renaming",
+"disconnected"}}`, so that either program can take over from the other; its older form, a list for each name, is read
+too. It is written as a whole to a temporary file that then takes its place, so that a power cut leaves the old or the
+new one (the reference truncates in place, C-25).
+
+The registry decides nothing about the link: who is announced in the present session is the forwarder's knowledge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tbgw.model import Device
+from tbgw.thingsboard import payloads
+
+MAX_FILE_BYTES = 64 * 1024 * 1024
+"""Some 400,000 devices. A larger file is not ours."""
+
+
+@dataclass(slots=True)
+class Known:
+    """One device as the file has it."""
+
+    profile: str
+    connector: str
+    disconnected: bool
+    rest: dict[str, Any]
+    """What else the file says of it, kept as it is."""
+
+
+class DeviceRegistry:
+    """All devices that were ever announced. Keeps the picture in memory; `write` puts a snapshot on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[str, Known] = {}
+        self.dirty = False
+        """Whether the file does not show the present picture."""
+
+    def load(self) -> list[str]:
+        """
+        Read the file, if there is one. Returns what was wrong with it, in words; what can be read is kept, and a
+        file that is not ours is moved aside to `*.corrupt`, because the next `write` takes its place. Never raises.
+        """
+        aside = self.path.with_name(self.path.name + ".corrupt")
+        try:
+            try:
+                if self.path.stat().st_size > MAX_FILE_BYTES:
+                    raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
+                content = json.loads(self.path.read_bytes())
+                if not isinstance(content, dict):
+                    raise ValueError("not a JSON object")
+            except (ValueError, RecursionError) as error:
+                os.replace(self.path, aside)
+                return [f"{self.path}: not usable ({error}); kept as {aside.name}, devices are announced as they speak"]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            return [f"{self.path}: cannot be read: {error.strerror}"]
+        faults = []
+        for name, entry in content.items():
+            known = _parse(entry) if payloads.is_device_name(name) else None
+            if known is None:
+                faults.append(f"{self.path}: the entry of {name!r} is not understood and left out")
+            else:
+                self._known[name] = known
+        return faults
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def seen(self, device: Device) -> bool:
+        """Note that the device spoke. True when it was not known before."""
+        known = self._known.get(device.name)
+        if known is None:
+            self._known[device.name] = Known(device.profile, device.connector, False, {})
+            self.dirty = True
+            return True
+        if known.disconnected or known.connector != device.connector or known.profile != device.profile:
+            known.disconnected = False
+            known.connector = device.connector
+            known.profile = device.profile  # for the day on which somebody has ThingsBoard create the device anew
+            self.dirty = True
+        return False
+
+    def gone(self, name: str) -> None:
+        """Note that the device went away; it is not announced again before it speaks."""
+        known = self._known.get(name)
+        if known is not None and not known.disconnected:
+            known.disconnected = True
+            self.dirty = True
+
+    def profile(self, name: str) -> str:
+        """The profile to announce it with."""
+        known = self._known.get(name)
+        return known.profile if known is not None else "default"
+
+    def present(self) -> Iterator[str]:
+        """Names of all devices that did not go away, in the order in which they came."""
+        return (name for name, known in self._known.items() if not known.disconnected)
+
+    def snapshot(self) -> bytes:
+        """The file's content as of now; clears `dirty`."""
+        self.dirty = False
+        content = {
+            name: {
+                "connectorId": None,
+                "renaming": None,
+                **known.rest,
+                "connectorName": known.connector,
+                "deviceType": known.profile,
+                "disconnected": known.disconnected,
+            }
+            for name, known in self._known.items()
+        }
+        return json.dumps(content, indent=2, sort_keys=True).encode()
+
+    def write(self, content: bytes) -> None:
+        """Put a snapshot on disk, durably. Touches nothing else, so it may run in the store's thread. Raises
+        OSError."""
+        temporary = self.path.with_name(self.path.name + ".new")
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()  # left over from a power cut, perhaps with other rights
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o600)  # the umask can only have taken away
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _parse(entry: object) -> Known | None:
+    if isinstance(entry, list):  # [connectorName, type, newName?], from versions before 3.1
+        connector, profile, renamed = (*entry, None, None, None)[:3]
+        if not isinstance(connector, str) or not isinstance(profile, str):
+            return None
+        return Known(profile, connector, False, {"renaming": renamed if isinstance(renamed, str) else None})
+    if not isinstance(entry, dict):
+        return None
+    profile, connector = entry.get("deviceType") or "default", entry.get("connectorName") or ""
+    if not isinstance(profile, str) or not isinstance(connector, str):
+        return None
+    rest = {k: v for k, v in entry.items() if k not in ("deviceType", "connectorName", "disconnected")}
+    return Known(profile, connector, entry.get("disconnected") is True, rest)

@@ -1,0 +1,188 @@
+"""What the pipeline tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twisted.logger import LogLevel
+
+from tbgw.internal_events import Event
+
+
+@dataclass(frozen=True)
+class DeviceDenied(Event):
+    """A reading of a device that the device filter keeps out."""
+
+    connector: str
+    device: str
+    level = LogLevel.warn
+    counter = "readings_denied"
+    label = "connector"
+    limited = True
+    text = "device {device!r} of connector {connector!r} is kept out by the device filter"
+
+
+@dataclass(frozen=True)
+class DeviceUnnameable(Event):
+    """A reading of a device whose name ThingsBoard does not take."""
+
+    connector: str
+    device: str
+    level = LogLevel.warn
+    counter = "readings_unnameable"
+    label = "connector"
+    limited = True
+    text = "ThingsBoard can have no device named {device!r} (connector {connector!r}): its readings are dropped"
+
+
+@dataclass(frozen=True)
+class ValueUnusable(Event):
+    """A reading with values that JSON has no form for; its other values go on."""
+
+    connector: str
+    device: str
+    why: str
+    level = LogLevel.warn
+    counter = "readings_unusable"
+    label = "connector"
+    limited = True
+    text = "a value of device {device!r} (connector {connector!r}) cannot be sent and is left out: {why}"
+
+
+@dataclass(frozen=True)
+class ValueTooLarge(Event):
+    """A value that fits no payload, now in the dead letters."""
+
+    device: str
+    size_bytes: int
+    level = LogLevel.error
+    counter = "values_too_large"
+    limited = True
+    text = "a value of device {device!r} makes a payload of {size_bytes} bytes: too large to send, now a dead letter"
+
+
+@dataclass(frozen=True)
+class SourcesPaused(Event):
+    """Connectors were told to stop reading."""
+
+    sources: int
+    level = LogLevel.warn
+    counter = "sources_paused"
+    text = "the store is behind: {sources} connections and ports stop reading until it catches up"
+
+
+@dataclass(frozen=True)
+class SourcesResumed(Event):
+    """Connectors may read on."""
+
+    sources: int
+    text = "the store has caught up: {sources} connections and ports read on"
+
+
+@dataclass(frozen=True)
+class RegistryFault(Event):
+    """The file of known devices was not as it should be."""
+
+    fault: str
+    level = LogLevel.warn
+    counter = "registry_faults"
+    text = "{fault}"
+
+
+@dataclass(frozen=True)
+class Refused(Event):
+    """ThingsBoard said that a payload is wrong; it went to the dead letters."""
+
+    topic: str
+    code: int
+    devices: str
+    level = LogLevel.error
+    counter = "rows_refused"
+    label = "code"
+    limited = True
+    text = "ThingsBoard refused a payload on {topic} (reason code {code}) for {devices}; moved to the dead letters"
+
+
+@dataclass(frozen=True)
+class Unsendable(Event):
+    """A stored payload that cannot be made to fit what ThingsBoard takes now."""
+
+    topic: str
+    why: str
+    devices: str
+    level = LogLevel.error
+    counter = "rows_unsendable"
+    limited = True
+    text = "a stored payload on {topic} ({devices}) cannot be sent: {why}; moved to the dead letters"
+
+
+@dataclass(frozen=True)
+class NeverAcknowledged(Event):
+    """A payload that stayed without PUBACK again and again while others were acknowledged."""
+
+    topic: str
+    times: int
+    devices: str
+    level = LogLevel.error
+    counter = "rows_never_acknowledged"
+    limited = True
+    text = "in {times} sessions a payload on {topic} ({devices}) got no PUBACK, and later ones did; now a dead letter"
+
+
+@dataclass(frozen=True)
+class NotAcknowledgedInTime(Event):
+    """A PUBACK did not come: the session is given up."""
+
+    topic: str
+    seconds: float
+    level = LogLevel.warn
+    counter = "puback_timeouts"
+    text = "no PUBACK for a publish on {topic} within {seconds:g} s; beginning a new session"
+
+
+@dataclass(frozen=True)
+class QuotaReached(Event):
+    """ThingsBoard asked to slow down or to come back later."""
+
+    code: int
+    seconds: float
+    level = LogLevel.warn
+    counter = "uplink_pushed_back"
+    label = "code"
+    limited = True
+    text = "ThingsBoard cannot take more now (reason code {code}); next try in {seconds:g} s"
+
+
+@dataclass(frozen=True)
+class DeviceNotAnnounced(Event):
+    """A connect message was not acknowledged well."""
+
+    device: str
+    why: str
+    level = LogLevel.warn
+    counter = "device_announcements_failed"
+    limited = True
+    text = "ThingsBoard did not confirm device {device!r} ({why}); its data is sent all the same"
+
+
+@dataclass(frozen=True)
+class CommandUnanswerable(Event):
+    """A command came for which there is no one yet."""
+
+    device: str
+    method: str
+    level = LogLevel.warn
+    counter = "commands_refused"
+    limited = True
+    text = "command {method!r} for device {device!r} answered with an error: commands to devices are not here yet"
+
+
+@dataclass(frozen=True)
+class MessageIgnored(Event):
+    """Something from ThingsBoard that nobody here has a use for."""
+
+    topic: str
+    level = LogLevel.debug
+    counter = "downlink_ignored"  # not split by topic: with a plain broker strangers choose that, without end
+    limited = True
+    text = "a message on {topic} is of no use here"

@@ -1,0 +1,1 @@
+"""Tests of the pipeline: packing, report strategies, ingest, forwarder, devices, downlink."""
