@@ -1,0 +1,144 @@
+# -*- test-case-name: tests.connectors.socket.test_udp -*-
+"""Devices that send datagrams: one message each, admitted by source address.
+
+Invariants:
+
+* A datagram above the limit is dropped and counted, never cut (S-03): the socket reads one byte more than allowed,
+  so that too long can be told from just long enough.
+* However fast strangers send, the reactor gets its turn: after `DATAGRAMS_A_TURN` the port ends its read loop.
+  Twisted bounds that loop by bytes only, so datagrams of no bytes could keep it for ever.
+* While the store is behind nothing is read; what the kernel's buffer cannot hold then is lost, as UDP is.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime, IReactorUDP
+from twisted.internet.protocol import DatagramProtocol
+from zope.interface import implementer
+
+from tbgw.connectors.socket.internal_events import MessagesTooLong, PeerRefused
+from tbgw.connectors.socket.routes import Routes
+from tbgw.connectors.socket.tcp import shown_peer
+from tbgw.interfaces import IIngest, IPausable
+from tbgw.internal_events import Events
+
+DATAGRAMS_A_TURN = 512
+"""Datagrams between two turns of the reactor: some 5 ms of work."""
+BYTES_A_TURN = 256 * 1024
+"""Twisted's own bound of one read loop."""
+RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
+"""What is asked of the kernel: at 60,000 datagrams a second its usual buffer lasts for 5 ms only, less than one
+slow turn. The kernel cuts it to net.core.rmem_max."""
+
+
+@implementer(IPausable)
+class DevicePort(DatagramProtocol):
+    """The datagrams of all devices."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        connector: str,
+        routes: Routes,
+        max_message_bytes: int,
+        ingest: IIngest,
+        events: Events,
+        now_ms: Callable[[], int],
+        clock: IReactorTime,
+        lost: Callable[[], None],
+    ) -> None:
+        """`lost()` is called when the socket is gone, be it by our own wish or not."""
+        self.connections: frozenset[object] = frozenset()
+        self._connector = connector
+        self._routes = routes
+        self._max_message_bytes = max_message_bytes
+        self._ingest = ingest
+        self._events = events
+        self._now_ms = now_ms
+        self._clock = clock
+        self._lost = lost
+        self._paused = False
+        self._closing = False
+        self._left_this_turn = DATAGRAMS_A_TURN
+        self._next_turn: IDelayedCall | None = None
+
+    def listen(self, reactor: IReactorUDP, address: str, port: int) -> IListeningPort:
+        """Open the socket. Raises CannotListenError."""
+        listening = reactor.listenUDP(port, self, interface=address, maxPacketSize=self._max_message_bytes + 1)
+        # Not in startProtocol: Twisted starts to read after that, which would undo a pause at once.
+        self._ingest.add_source(self)
+        return listening
+
+    def startProtocol(self) -> None:
+        """Twisted's: the socket is bound."""
+        transport = cast(Any, self.transport)
+        transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        transport.maxThroughput = BYTES_A_TURN
+        self._paused = False
+
+    def stopProtocol(self) -> None:
+        """Twisted's: the socket is gone."""
+        self._ingest.remove_source(self)
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+        self._lost()
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        """Twisted's: one datagram."""
+        self._left_this_turn -= 1
+        if not self._left_this_turn:
+            self._end_turn()
+        route = self._routes.find(addr[0], addr[1])
+        if route is None:
+            self._events.emit(PeerRefused(self._connector, shown_peer(addr[0], addr[1])))
+        elif len(datagram) > self._max_message_bytes:
+            peer = shown_peer(addr[0], addr[1])
+            self._events.emit(MessagesTooLong(self._connector, peer, 1, self._max_message_bytes))
+        else:
+            self._routes.bytes += len(datagram)
+            route.receive(datagram, self._now_ms())
+
+    def pause_reading(self) -> None:
+        """See `IPausable`. Ends the read loop that is going on, too."""
+        if not self._paused:
+            self._paused = True
+            if self.transport is not None:
+                cast(Any, self.transport).stopReading()
+                self._set_throughput()
+
+    def resume_reading(self) -> None:
+        """See `IPausable`."""
+        if self._paused:
+            self._paused = False
+            if self.transport is not None and not self._closing:
+                self._set_throughput()
+                cast(Any, self.transport).startReading()
+
+    def close(self) -> Deferred[None]:
+        """There are no connections to close: fired already. No pause that ends makes the port read again."""
+        self._closing = True
+        return succeed(None)
+
+    def abort(self) -> None:
+        """There are no connections to abort."""
+
+    def _end_turn(self) -> None:
+        self._next_turn = self._clock.callLater(0, self._begin_turn)
+        self._set_throughput()
+
+    def _begin_turn(self) -> None:
+        self._next_turn = None
+        self._left_this_turn = DATAGRAMS_A_TURN
+        self._set_throughput()
+
+    def _set_throughput(self) -> None:
+        """Twisted's port looks at this before each datagram; 0 ends its loop."""
+        held = self._paused or self._next_turn is not None
+        cast(Any, self.transport).maxThroughput = 0 if held else BYTES_A_TURN
