@@ -1,0 +1,1 @@
+"""The link to ThingsBoard: one MQTT session, its credentials, its limits."""

@@ -1,0 +1,91 @@
+"""What the link to ThingsBoard tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twisted.logger import LogLevel
+
+from tbgw.internal_events import Event
+
+
+@dataclass(frozen=True)
+class LinkUp(Event):
+    """A session is ready."""
+
+    where: str
+    limits: str
+    counter = "sessions"
+    text = "connected to ThingsBoard at {where}; {limits}"
+
+
+@dataclass(frozen=True)
+class LinkLost(Event):
+    """A session that was ready is over."""
+
+    where: str
+    why: str
+    retry_seconds: float
+    level = LogLevel.warn
+    counter = "sessions_lost"
+    text = "the session with ThingsBoard at {where} ended: {why}; next try in {retry_seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class LinkFailed(Event):
+    """No session came about."""
+
+    where: str
+    why: str
+    retry_seconds: float
+    level = LogLevel.warn
+    counter = "sessions_failed"
+    limited = True
+    line_every_seconds = 1.0
+    text = "no session with ThingsBoard at {where}: {why}; next try in {retry_seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class CredentialsRefused(Event):
+    """ThingsBoard does not accept who we say we are."""
+
+    where: str
+    code: int
+    retry_seconds: float
+    level = LogLevel.error
+    counter = "credentials_refused"
+    text = (
+        "ThingsBoard at {where} refused the credentials (return code {code}): check thingsboard.security; "
+        "what devices send is stored; next try in {retry_seconds:.0f} s"
+    )
+
+
+@dataclass(frozen=True)
+class SubscriptionRefused(Event):
+    """A topic that commands come on is not granted."""
+
+    topic: str
+    level = LogLevel.warn
+    counter = "subscriptions_refused"
+    text = "ThingsBoard refused the subscription to {topic}"
+
+
+@dataclass(frozen=True)
+class LimitsUnknown(Event):
+    """Nobody told the limits of the session."""
+
+    why: str
+    counter = "session_limits_unknown"
+    text = "the limits of the session are not known ({why}); going by the defaults"
+
+
+@dataclass(frozen=True)
+class ServerUnverified(Event):
+    """Verification is off by configuration."""
+
+    level = LogLevel.error
+    counter = "tls_unverified"
+    text = (
+        "the certificate of ThingsBoard is NOT verified: whoever sits on the way can read and change everything; "
+        "remove thingsboard.security.dangerouslyAcceptAnyServerCertificate"
+    )

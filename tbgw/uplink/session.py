@@ -1,0 +1,105 @@
+"""What has to happen between CONNACK and the first publish (spec thingsboard-mqtt, Appendix A rule 3): SUBSCRIBE, then
+`getSessionLimits` with a time-out. One `Session` for each connection; nothing of one is carried into the next.
+
+A plain broker in ThingsBoard's place echoes our request for the limits, since we are subscribed to its topic.
+ThingsBoard never does. So the echo says that nobody will answer, and saves the wait for the time-out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tbgw.internal_events import Events
+from tbgw.model import SessionLimits
+from tbgw.mqtt import ConnAck, IClientListener, MQTTClientProtocol, Publish
+from tbgw.thingsboard import payloads, topics
+from tbgw.uplink.internal_events import LimitsUnknown, SubscriptionRefused
+
+if TYPE_CHECKING:
+    from tbgw.uplink.client import Uplink
+
+LIMITS_SECONDS = 5.0
+"""How long the answer to `getSessionLimits` may take (spec thingsboard-mqtt, Appendix A rule 3)."""
+
+_REQUEST_ID = 1
+_REQUEST_TOPIC = f"{topics.DEVICE_RPC_REQUEST}{_REQUEST_ID}"
+_RESPONSE_TOPIC = f"{topics.DEVICE_RPC_RESPONSE}{_REQUEST_ID}"
+
+
+@implementer(IClientListener)
+class Session:
+    """Listens to one connection, and tells the uplink when it is ready and when it is over."""
+
+    def __init__(self, uplink: Uplink, clock: IReactorTime, events: Events) -> None:
+        self._uplink = uplink
+        self._clock = clock
+        self._events = events
+        self._protocol: MQTTClientProtocol | None = None
+        self._timer: IDelayedCall | None = None
+
+    def connected(self, protocol: MQTTClientProtocol, connack: ConnAck) -> None:
+        """See `IClientListener.connected`."""
+        self._protocol = protocol
+        granted = protocol.subscribe([(topic, 1) for topic in topics.GATEWAY_SUBSCRIPTIONS])
+        granted.addCallbacks(self._subscribed, _over)
+
+    def _subscribed(self, codes: list[int]) -> None:
+        for topic, code in zip(topics.GATEWAY_SUBSCRIPTIONS, codes, strict=False):
+            if code >= 0x80:
+                self._events.emit(SubscriptionRefused(topic=topic))
+        if self._protocol is not None:
+            self._timer = self._clock.callLater(LIMITS_SECONDS, self._overdue)
+            request = self._protocol.publish(_REQUEST_TOPIC, payloads.session_limits_request(), qos=1)
+            request.addErrback(_over)
+
+    def _overdue(self) -> None:
+        self._timer = None
+        self._ready(SessionLimits(), f"no answer within {LIMITS_SECONDS:g} s")
+
+    def message_received(self, protocol: MQTTClientProtocol, publish: Publish) -> None:
+        """See `IClientListener.message_received`."""
+        topic, payload = publish.topic, publish.payload
+        if topic == _REQUEST_TOPIC and payload == payloads.session_limits_request():
+            if self._stop_timer():
+                self._ready(SessionLimits(), "the server is a plain MQTT broker")
+        elif topic == _RESPONSE_TOPIC:
+            if self._stop_timer():
+                self._ready(*_limits(payload))
+        else:
+            self._uplink.session_message(self, topic, payload)
+
+    def disconnected(self, protocol: MQTTClientProtocol, reason: Exception) -> None:
+        """See `IClientListener.disconnected`."""
+        self._protocol = None
+        self._stop_timer()
+        self._uplink.session_over(self, reason)
+
+    def _stop_timer(self) -> bool:
+        """Whether the answer was still awaited."""
+        if self._timer is None:
+            return False
+        self._timer.cancel()
+        self._timer = None
+        return True
+
+    def _ready(self, limits: SessionLimits, unknown: str) -> None:
+        if unknown:
+            self._events.emit(LimitsUnknown(why=unknown))
+        self._uplink.session_ready(self, limits)
+
+
+def _limits(payload: bytes) -> tuple[SessionLimits, str]:
+    """The limits in ThingsBoard's answer, or the defaults and why they have to do."""
+    try:
+        limits = payloads.parse_session_limits(payload)
+    except ValueError as error:
+        return SessionLimits(), f"the answer is not understood: {error}"
+    return (limits, "") if limits is not None else (SessionLimits(), "the server does not know the request")
+
+
+def _over(failure: Failure) -> None:
+    """The session ended meanwhile; `disconnected` has told, or is about to."""
