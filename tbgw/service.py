@@ -1,0 +1,395 @@
+"""The one builder: makes every part from the configuration, joins them, and sets the order of start and stop.
+
+Start: the store is opened (in its own thread), then sandbox and page, then the link, and the connectors last, so that
+nothing is accepted that could not be kept. Stop is the reverse, with a short time for what is in flight:
+
+    connectors (no reading comes any more) -> what is packed is stored -> up to DRAIN_SECONDS for acknowledgements
+    -> DISCONNECT -> the store is closed -> page and sandbox
+
+All of it stays under STOP_SECONDS, whatever hangs; what was accepted is on disk by then in any case.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tbgw.config.gateway import GatewayConfig
+from tbgw.config.loader import load_folder
+from tbgw.connectors.parsers import PARSERS
+from tbgw.errors import StoreError
+from tbgw.interfaces import IStatusSource
+from tbgw.internal_events import Events
+from tbgw.metrics import Counters
+from tbgw.model import Device, SessionLimits
+from tbgw.pipeline.devices import DeviceRegistry
+from tbgw.pipeline.downlink import Downlink
+from tbgw.pipeline.forwarder import Forwarder
+from tbgw.pipeline.ingest import Ingest
+from tbgw.pipeline.packer import MAX_POINTS, PackLimits
+from tbgw.pipeline.ratelimit import SHARE
+from tbgw.spool.runners import CallDirectly, StoreThread
+from tbgw.spool.service import Spool
+from tbgw.thingsboard import payloads, topics
+from tbgw.version import VERSION
+
+if TYPE_CHECKING:
+    pass
+
+STOP_SECONDS = 5.0
+"""Longest time between SIGTERM and the end."""
+
+DRAIN_SECONDS = 1.5
+"""Part of it in which PUBACKs of what is in flight are waited for: each that comes saves a duplicate after the
+restart."""
+
+def load(config_dir: Path, data_dir: Path, environ: Mapping[str, str]) -> GatewayConfig:
+    """Read and check the whole folder. Raises ConfigurationError with all faults of all files."""
+
+    return load_folder(config_dir, environ, data_dir, PARSERS)
+
+
+@implementer(IStatusSource)
+class Gateway(Service):
+    """The whole gateway as one service. Everything is made here; nothing is opened before `startService`."""
+
+    name = "tbgw"
+
+    def __init__(self, config: GatewayConfig, reactor: Any, now_ms: Callable[[], int] | None = None) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._now_ms = now_ms or _now_ms
+        self._log = Logger(namespace="tbgw.service")
+        self.counters = Counters()
+        self.events = Events(self.counters, reactor.seconds)
+        self._sandbox, self._site = self._build_sandbox()
+        self.registry = DeviceRegistry(config.data_dir / "connected_devices.json")
+        self.spool = self._build_spool()
+        self.uplink = self._build_uplink()
+        section = config.thingsboard
+        self.forwarder = Forwarder(
+            self.spool,
+            self.uplink,
+            self.registry,
+            clock=reactor,
+            events=self.events,
+            max_payload_bytes=section.max_payload_bytes,
+            idled=lambda: self.ingest.link_idled(),
+            limits_changed=lambda limits: self.ingest.set_limits(self._pack_limits(limits)),
+            message_received=Downlink(self.uplink.publish, self.events).message_received,
+        )
+        self.uplink.set_listener(self.forwarder)
+        device_filter = config.device_filter
+        self.ingest = Ingest(
+            self.spool,
+            self.registry,
+            clock=reactor,
+            now_ms=self._now_ms,
+            events=self.events,
+            limits=self._pack_limits(SessionLimits()),
+            pack_delay_seconds=section.pack_delay_ms / 1000,
+            appended=self.forwarder.appended,
+            link_idle=lambda: self.forwarder.idle,
+            **({"allows": device_filter.allows} if device_filter is not None else {}),
+        )
+        self.spool.set_listeners(self.ingest, self.forwarder, self._store_failed)
+        self.connectors = [
+            connector for entry in config.connectors if (connector := self._build_connector(entry)) is not None
+        ]
+        self._opened: Deferred[None] | None = None
+        self._spool_open = False
+
+    # Building.
+
+    def _pack_limits(self, limits: SessionLimits) -> PackLimits:
+        configured = self._config.thingsboard.max_payload_bytes
+        points = min([MAX_POINTS, *[int(limit.capacity * SHARE) for limit in limits.points]])
+        return PackLimits(
+            telemetry_bytes=payloads.payload_limit(limits, topics.TELEMETRY, configured),
+            attributes_bytes=payloads.payload_limit(limits, topics.ATTRIBUTES, configured),
+            device_points=max(1, points),
+        )
+
+    def _build_sandbox(self) -> tuple[Any, Any]:
+        section = self._config.sandbox
+        if not section.enabled:
+            return None, None
+        from tbgw.sandbox.platform import SandboxLimits
+        from tbgw.sandbox.service import Sandbox
+        from tbgw.web.site import WebSite
+
+        sandbox = Sandbox(
+            self._reactor,
+            section.folder,
+            section.token_file,
+            address=section.address,
+            mqtt_port=section.mqtt_port,
+            events=self.events,
+            now_ms=self._now_ms,
+            limits=SandboxLimits(
+                max_devices=section.max_devices,
+                points_per_series=section.history_per_key,
+                max_store_bytes=section.max_store_bytes,
+            ),
+        )
+        sandbox.ensure_token()
+        site = WebSite(
+            self._reactor,
+            section.address,
+            section.http_port,
+            sandbox.view,
+            [self],
+            self.events,
+            self._now_ms,
+            hint=_first_command(self._config),
+        )
+        return sandbox, site
+
+    def _build_spool(self) -> Spool:
+        section = self._config.storage
+        folder = section.folder
+
+        def store() -> Any:
+            if section.type == "memory":
+                from tbgw.spool.memory import MemoryStore
+
+                return MemoryStore()
+            from tbgw.spool.store import SqliteStore
+
+            return SqliteStore(folder / "spool.db")
+
+        return Spool(
+            store,
+            clock=self._reactor,
+            runner=CallDirectly() if section.type == "memory" else StoreThread(self._reactor),
+            wall_ms=self._now_ms,
+            events=self.events,
+            max_bytes=section.max_bytes,
+            max_messages=section.max_messages,
+            drop_policy=section.drop_policy,
+        )
+
+    def _build_uplink(self) -> Any:
+        from twisted.internet.endpoints import wrapClientTLS
+
+        from tbgw.tls import ClientTLS, client_creator
+        from tbgw.uplink.client import Credentials, Uplink
+        from tbgw.uplink.internal_events import ServerUnverified
+
+        section = self._config.thingsboard
+        security = section.security
+        endpoint = self._dialling(section.host, section.port)
+        where = f"{section.host}:{section.port}"
+        if security.tls:
+            tls = ClientTLS(
+                section.host,
+                ca_cert=security.ca_cert,
+                certificate=security.cert,
+                private_key=security.private_key,
+                accept_any_server=security.accept_any_server,
+            )
+            endpoint = wrapClientTLS(client_creator(tls), endpoint)
+            where += " (TLS)"
+            if security.accept_any_server:
+                self.events.emit(ServerUnverified())
+        password = None
+        if security.access_token is not None:
+            username: str | None = security.access_token.reveal()
+        elif security.access_token_file is not None and self._sandbox is not None:
+            username = self._sandbox.ensure_token()  # the sandbox's own file, which did not exist at the check
+        else:
+            username = security.username
+            password = security.password.reveal().encode() if security.password is not None else None
+        return Uplink(
+            endpoint,
+            where,
+            Credentials(security.client_id or "", username, password),
+            clock=self._reactor,
+            events=self.events,
+            jitter=_jitter,
+            keep_alive_seconds=section.keep_alive_seconds,
+        )
+
+    def _dialling(self, host: str, port: int) -> Any:
+        """A TCP endpoint. An address needs no resolver, and so none of the threads that one costs."""
+        from twisted.internet.abstract import isIPAddress, isIPv6Address
+        from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
+
+        if isIPAddress(host):
+            return TCP4ClientEndpoint(self._reactor, host, port)
+        if isIPv6Address(host):
+            return TCP6ClientEndpoint(self._reactor, host, port)
+        self._reactor.suggestThreadPoolSize(1)  # for the system's resolver, the only one who uses that pool
+        return HostnameEndpoint(self._reactor, host.encode("idna"), port)
+
+    def _build_connector(self, entry: Any) -> Any:
+        if entry.type != "socket":
+            self._log.warn(
+                "connector {name!r} was checked but is not started: {type} is not in this version of tbgw yet",
+                name=entry.name,
+                type=entry.type,
+            )
+            return None
+        from tbgw.config.schema import resolve
+        from tbgw.connectors.socket.connector import SocketConnector
+
+        config = entry.config
+        devices = [
+            (
+                device,
+                Device(
+                    device.name,
+                    device.profile,
+                    entry.name,
+                    entry.type,
+                    resolve(self._config.report, config.report, device.report, device.telemetry, device.attributes),
+                ),
+            )
+            for device in config.devices
+        ]
+        return SocketConnector(entry.name, config, devices, self.ingest, self.events, self._reactor, self._now_ms)
+
+    # IService
+
+    def startService(self) -> None:
+        super().startService()
+        for line in (*self._config.warnings, *self._config.notices):
+            self._log.warn("{line}", line=line)
+        self._opened = self.spool.open()
+        self._opened.addCallbacks(self._start_rest, self._not_opened)
+        self._opened.addErrback(self._start_failed)
+
+    def _start_rest(self, _: None) -> None:
+        self._spool_open = True
+        if not self.running:
+            return
+        from tbgw.pipeline.internal_events import RegistryFault
+
+        for fault in self.registry.load():
+            self.events.emit(RegistryFault(fault=fault))
+        self.forwarder.start()
+        for part in (self._sandbox, self._site, self.uplink, *self.connectors):
+            if part is not None:
+                IService(part).startService()
+        self._log.info(
+            "tbgw {version}: {connectors} connector(s), {messages} message(s) waiting in the store",
+            version=VERSION,
+            connectors=len(self.connectors),
+            messages=self.spool.stored_messages,
+        )
+
+    def _not_opened(self, failure: Failure) -> None:
+        failure.trap(StoreError)
+        self._log.critical("the store cannot be opened: {error}", error=str(failure.value))
+        self._end(1)
+
+    def _start_failed(self, failure: Failure) -> None:
+        self._log.failure("the gateway cannot start", failure=failure)
+        self._end(1)
+
+    def _store_failed(self, error: Exception) -> None:
+        """The spool has told what broke. Nothing is accepted any more, so there is nothing left to do here."""
+        self._log.critical("tbgw ends, because its store is broken; what was accepted before is kept in it")
+        self._end(1)
+
+    def _end(self, status: int) -> None:
+        """Stop the process with an exit status, which twistd has no way to be told."""
+        atexit.register(_exit_with, status)
+        if self._reactor.running:
+            self._reactor.stop()
+        else:
+            self._reactor.callWhenRunning(self._reactor.stop)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        give_up = self._reactor.callLater(STOP_SECONDS - 0.5, self._overdue)
+        if self._spool_open:
+            await self._step("connectors", *[connector.stopService for connector in self.connectors])
+            self.ingest.stop()
+            if self.uplink.connected and not self.forwarder.idle:
+                await self._drained()
+            await self._step("uplink", self.uplink.stopService)
+            await self._step("store", self.spool.close)
+            await self._step("sandbox", *[part.stopService for part in (self._site, self._sandbox) if part is not None])
+        give_up.cancel()
+        self._log.info(
+            "stopped: {delivered} message(s) delivered, {waiting} kept in the store",
+            delivered=self.forwarder.delivered_messages,
+            waiting=self.spool.stored_messages,
+        )
+
+    async def _step(self, what: str, *stops: Callable[[], Any]) -> None:
+        """Do these together and wait for them; a failure in one does not keep the others."""
+        for good, result in await DeferredList([maybeDeferred(stop) for stop in stops], consumeErrors=True):
+            if not good:
+                self._log.failure("while stopping: {what}", failure=result, what=what)
+
+    async def _drained(self) -> None:
+        """Wait until all is acknowledged, for a short while."""
+        drained = self.forwarder.when_idle()
+        drained.addTimeout(DRAIN_SECONDS, self._reactor, onTimeoutCancel=lambda *_: None)
+        await drained
+
+    def _overdue(self) -> None:
+        self._log.critical("stopping took more than {seconds:g} s; ending now", seconds=STOP_SECONDS)
+        sys.stdout.flush()
+        os._exit(1)
+
+    # IStatusSource
+
+    def status(self) -> Mapping[str, Any]:
+        """See `IStatusSource.status`."""
+        return {
+            "version": VERSION,
+            **self.uplink.status(),
+            "store": {
+                "rows": self.spool.stored_rows,
+                "messages": self.spool.stored_messages,
+                "bytes": self.spool.stored_bytes,
+            },
+            "accepted": self.ingest.readings,
+            "delivered": self.forwarder.delivered_messages,
+            "inFlight": self.forwarder.in_flight,
+            "paused": self.ingest.paused,
+            "devices": len(self.registry),
+            "counters": self.counters.snapshot(),
+        }
+
+
+def _first_command(config: GatewayConfig) -> str:
+    """What a newcomer can type to see a first value: a message to the first TCP port of a socket connector."""
+    for entry in config.connectors:
+        config_of_it: Any = entry.config  # of the type that the connector's own `parse` gives
+        if entry.type == "socket" and config_of_it.transport == "TCP":
+            return f"printf 'T21.5H048' | nc -q0 {config_of_it.address} {config_of_it.port}"
+    return ""
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _jitter() -> float:
+    import random
+
+    return random.random()  # noqa: S311 - spreads reconnections, guards nothing
+
+
+def _exit_with(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,86 @@
+"""twistd's face: the options of `twistd tbgw`, and making the service. Thin; `service` builds everything.
+
+The configuration is read and checked in `postOptions`, before anything listens, connects or daemonises: every fault is
+printed as one line, and twistd ends with status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from tbgw.config.gateway import GatewayConfig
+from tbgw.errors import ConfigurationError
+from tbgw.version import VERSION
+
+DEFAULT_CONFIG_DIR = "/etc/tbgw"
+
+
+class Options(usage.Options):
+    """`twistd tbgw -c etc/`."""
+
+    synopsis = "[options]"
+    longdesc = "A ThingsBoard gateway: reads the configuration files of the ThingsBoard IoT Gateway unchanged."
+    optParameters = [  # noqa: RUF012 - the name and the kind of list that usage.Options looks for
+        ["config-dir", "c", None, "folder with tb_gateway.json and the connectors' files [default: the environment "
+         "variable TB_GW_CONFIG_DIR, or /etc/tbgw]"],
+        ["data-dir", "d", ".", "folder for what the gateway keeps: store, known devices, sandbox"],
+    ]
+
+    config: GatewayConfig
+
+    def opt_version(self) -> None:
+        """Print the version of tbgw and exit."""
+        print(f"tbgw {VERSION}")  # noqa: T201 - what the option is for
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """Check everything that can be checked without touching the network."""
+        from tbgw.service import load
+
+        # Made absolute now: twistd changes the current folder when it becomes a daemon.
+        named = self["config-dir"] or os.environ.get("TB_GW_CONFIG_DIR") or DEFAULT_CONFIG_DIR
+        config_dir, data_dir = Path(named).absolute(), Path(self["data-dir"]).absolute()
+        try:
+            self.config = load(config_dir, data_dir, os.environ)
+        except ConfigurationError as error:
+            lines = "\n".join(error.faults)
+            raise usage.UsageError(f"the configuration in {config_dir} cannot be used:\n{lines}") from None
+
+
+def makeService(options: Options) -> IService:
+    """The gateway of these options. Called by twistd once its own options, such as the reactor, are settled."""
+    if not options.config.thingsboard.security.tls:
+        leave_out_tls()
+    from twisted.internet import reactor
+
+    from tbgw.service import Gateway
+
+    use_monotonic_clock(reactor)
+    return Gateway(options.config, reactor)
+
+
+def leave_out_tls() -> None:
+    """
+    Let Twisted load without pyOpenSSL, as it does where that is not installed: 12 MiB less for a gateway that has no
+    use for TLS, more than a quarter of the whole. Anything that wanted TLS after all would fail to import it, and
+    never go on without. Does nothing when Twisted's TCP has been loaded already, e.g. by `twistd -r`.
+    """
+    if "OpenSSL" not in sys.modules and "twisted.internet.tcp" not in sys.modules:
+        sys.modules["OpenSSL"] = None  # type: ignore[assignment] # what makes `import OpenSSL` an ImportError
+
+
+def use_monotonic_clock(reactor: Any) -> None:
+    """
+    Let the reactor's timers run by a clock that never jumps. Twisted's default is the time of day: on a box without a
+    battery-backed clock the first NTP answer moves it by years, which fires every timer at once when it goes forward,
+    and none for years when it goes back.
+    """
+    if not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic
