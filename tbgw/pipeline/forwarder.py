@@ -84,10 +84,12 @@ MAX_WINDOW = 64
 class _Sent:
     """One row on its way."""
 
-    __slots__ = ("code", "row", "sent_at", "unsent", "waiting")
+    __slots__ = ("code", "dup", "row", "sent_at", "unsent", "waiting")
 
-    def __init__(self, row: Row, unsent: deque[Piece]) -> None:
+    def __init__(self, row: Row, dup: bool, unsent: deque[Piece]) -> None:
         self.row = row
+        self.dup = dup
+        """Whether it was sent before."""
         self.unsent = unsent
         """What of it was not published yet."""
         self.waiting = 0
@@ -358,7 +360,7 @@ class Forwarder:
             pieces = self._pieces(row)
             if pieces is None:
                 return True
-            sent = self._open = _Sent(row, pieces)
+            sent = self._open = _Sent(row, row.seq in self._retries, pieces)
         row = sent.row
         piece = sent.unsent[0]
         if not self._may_send(row.topic, piece, now):
@@ -376,7 +378,7 @@ class Forwarder:
         if self._puback_timer is None:
             self._puback_timer = self._clock.callLater(PUBACK_SECONDS, self._puback_overdue)
         session = self._session
-        answer = self._uplink.publish(row.topic, piece.payload, row.seq in self._retries)
+        answer = self._uplink.publish(row.topic, piece.payload, sent.dup)
         answer.addCallbacks(self._acknowledged, _link_down, callbackArgs=(session, sent))
         return True
 
