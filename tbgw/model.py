@@ -135,3 +135,5 @@ class SessionLimits:
     """`gatewayRateLimits.telemetryMessages`: each device's part of a packet counts as one."""
     points: tuple[RateLimit, ...] = ()
     """`gatewayRateLimits.telemetryDataPoints`."""
+    announced: bool = False
+    """Whether ThingsBoard itself has said so, so that an empty limit means none, and not that nobody told."""

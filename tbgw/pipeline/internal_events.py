@@ -117,6 +117,33 @@ class Unsendable(Event):
 
 
 @dataclass(frozen=True)
+class RowExamined(Event):
+    """A payload that ThingsBoard does not take is about to be sent in parts, one by one."""
+
+    topic: str
+    devices: str
+    level = LogLevel.warn
+    counter = "rows_examined"
+    limited = True
+    text = "ThingsBoard does not take a payload on {topic} ({devices}): sending it in parts to find out what is wrong"
+
+
+@dataclass(frozen=True)
+class PartBuried(Event):
+    """A part of a payload that ThingsBoard does not take; it went to the dead letters, the rest was delivered."""
+
+    topic: str
+    reason: str
+    devices: str
+    size_bytes: int
+    level = LogLevel.error
+    counter = "parts_buried"
+    label = "reason"
+    limited = True
+    text = "{size_bytes} bytes on {topic} of {devices} cannot be delivered ({reason}); moved to the dead letters"
+
+
+@dataclass(frozen=True)
 class NeverAcknowledged(Event):
     """A payload that stayed without PUBACK again and again while others were acknowledged."""
 

@@ -15,9 +15,9 @@ from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.model import Device, Draft, RateLimit, Row, SessionLimits
 from tbgw.pipeline import forwarder as module
+from tbgw.pipeline.announcements import ANNOUNCE_SECONDS
 from tbgw.pipeline.devices import DeviceRegistry
 from tbgw.pipeline.forwarder import (
-    ANNOUNCE_SECONDS,
     FETCH_BYTES,
     MAX_WINDOW,
     PUBACK_SECONDS,
@@ -194,20 +194,42 @@ class DeliveryTests(Base):
         self.assertEqual(bench.spool.stored, {})
 
     def test_pubacks_out_of_order(self):
-        """PUBACKs in any order delete the rows they are for."""
+        """PUBACKs may come in any order; a row is deleted when all that were sent before it have theirs, too."""
         bench = self.bench
         bench.start("A")
-        rows = bench.say(3)
-        for number in (3, 1, 2):
-            bench.uplink.acknowledge(bench.waiting(number))
-        self.assertEqual(bench.spool.deleted, [rows[2].seq, rows[0].seq, rows[1].seq])
+        one, two, three = bench.say(3)
+        bench.uplink.acknowledge(bench.waiting(3))
+        self.assertEqual(bench.spool.deleted, [])
+        bench.uplink.acknowledge(bench.waiting(1))
+        self.assertEqual(bench.spool.deleted, [one.seq])
+        bench.uplink.acknowledge(bench.waiting(2))
+        self.assertEqual(bench.spool.deleted, [one.seq, two.seq, three.seq])
+        self.assertTrue(bench.forwarder.idle)
+
+    def test_held_rows_are_bounded(self):
+        """Rows that wait for a PUBACK before theirs take no more memory than what is kept ready."""
+        self.patch(module, "READY_BYTES", 3000)
+        bench = self.bench
+        bench.start("A", limits=SessionLimits(max_inflight=5))
+        bench.say(40, size=500)
+        for _ in range(30):
+            later = [sent for sent in bench.uplink.waiting if number_of(sent) > 1]
+            if later:
+                bench.uplink.acknowledge(later[0])
+        self.assertLess(bench.forwarder._held_bytes, 3000 + 4 * 600)
+        self.assertLess(len(bench.numbers()), 40)
+        bench.finish()
+        self.assertEqual(bench.numbers(), list(range(1, 41)))
 
     def test_resent_after_a_lost_session(self):
-        """What was without PUBACK goes again first, in its order, marked as duplicates; nothing else is marked."""
+        """
+        What was without PUBACK goes again first, in its order, marked as duplicates, and so does what was acknowledged
+        after it: else an older value would be the last that ThingsBoard hears. Nothing else goes again or is marked.
+        """
         bench = self.bench
         bench.start("A")
         bench.say(5)
-        for number in (2, 4):
+        for number in (1, 3):
             bench.uplink.acknowledge(bench.waiting(number))
         bench.uplink.down()
         bench.say(2)
@@ -215,7 +237,7 @@ class DeliveryTests(Base):
         bench.uplink.acknowledge_announcements()
         self.assertEqual(
             [(number_of(sent), sent.dup) for sent in bench.uplink.data(2)],
-            [(1, True), (3, True), (5, True), (6, False), (7, False)],
+            [(2, True), (3, True), (4, True), (5, True), (6, False), (7, False)],
         )
         bench.finish()
         self.assertEqual(bench.spool.stored, {})
@@ -584,7 +606,7 @@ class AnswerTests(Base):
         self.assertEqual(bench.spool.deleted, [1])
 
     def test_pushed_back(self):
-        """After 0x97 everything pauses; then the row goes first, marked as duplicate, and the rest in order."""
+        """After 0x97 all pauses; then the row goes again, and what was sent after it, marked as duplicates."""
         bench = self.bench
         bench.start("A", limits=SessionLimits(max_inflight=5))
         bench.say(8)
@@ -597,8 +619,40 @@ class AnswerTests(Base):
         bench.clock.advance(0.99)
         self.assertEqual(bench.numbers(), [1, 2, 3, 4])
         bench.clock.advance(0.01)
-        self.assertEqual(bench.numbers(), [1, 2, 3, 4, 1, 5, 6, 7])
-        self.assertEqual([sent.dup for sent in bench.uplink.data()], [False] * 4 + [True] + [False] * 3)
+        self.assertEqual(bench.numbers(), [1, 2, 3, 4, 1, 2, 3, 4])
+        self.assertEqual([sent.dup for sent in bench.uplink.data()], [False] * 4 + [True] * 4)
+        bench.uplink.acknowledge_all()
+        self.assertEqual(bench.numbers()[8:], [5, 6, 7, 8, 9])
+
+    def test_pushed_back_beside_others(self):
+        """What does not speak of the same devices, also by way of others, does not go again."""
+        bench = self.bench
+        bench.start("A", "B", "C", "D")
+        bench.say(1, ("A",))
+        bench.say(1, ("D",))
+        bench.say(1, ("A", "B"))
+        bench.say(1, ("B", "C"))
+        bench.say(1, ("C",))
+        bench.say(1, ("D",))
+        for number in (6, 5, 4, 3, 2):
+            bench.uplink.acknowledge(bench.waiting(number))
+        bench.uplink.acknowledge(bench.waiting(1), 0x97)
+        bench.finish()
+        self.assertEqual(bench.numbers()[6:], [1, 3, 4, 5])
+        self.assertEqual(bench.spool.stored, {})
+
+    def test_the_next_waits_for_what_comes_back(self):
+        """While a row that has to go again is still without PUBACK, nothing is sent that would get ahead of it."""
+        bench = self.bench
+        bench.start("A", limits=SessionLimits(max_inflight=5))
+        bench.say(8)
+        bench.uplink.acknowledge(bench.waiting(1), 0x97)
+        bench.clock.advance(5)
+        self.assertEqual(bench.numbers(), [1, 2, 3, 4])
+        for number in (3, 2, 4):
+            self.assertEqual(bench.numbers(), [1, 2, 3, 4])
+            bench.uplink.acknowledge(bench.waiting(number))
+        self.assertEqual(bench.numbers(), [1, 2, 3, 4, 1, 2, 3, 4])
         bench.finish()
         self.assertEqual(bench.spool.stored, {})
         self.assertEqual(bench.spool.dead, [])
@@ -613,7 +667,7 @@ class AnswerTests(Base):
         bench.uplink.acknowledge(bench.waiting(3))
         bench.uplink.acknowledge(bench.waiting(6))
         bench.clock.advance(1)
-        self.assertEqual(bench.numbers()[6:], [1, 2, 4, 5, 7, 8])
+        self.assertEqual(bench.numbers()[6:], [1, 2, 3, 4, 5, 6])
 
     def test_pushed_back_then_lost(self):
         """Pushed-back rows and those in flight at the end of a session are put together in order."""
@@ -696,7 +750,7 @@ class AnswerTests(Base):
                 bench.spool.run()
                 if bench.spool.dead:
                     break
-            self.assertEqual(bench.spool.dead, [(bad, "refused")])
+            self.assertEqual(bench.spool.dead, [(bad, "retries_exhausted")])
             self.assertEqual(bench.numbers().count(1), TRIES + 1)
             bench.finish()
             self.assertEqual(bench.spool.stored, {})
@@ -1002,17 +1056,25 @@ class LimitTests(Base):
         self.assertEqual(bench.spool.deleted, [1])
 
     def test_a_part_is_refused(self):
-        """When a part is refused the rest need not go, and the row goes to the dead letters, once."""
+        """When a part is refused the rest does not go at once: the row is taken apart, and its culprit buried."""
         bench = self.bench
         bench.start("A", limits=self.rates(max_payload_bytes=200, max_inflight=3))
         content = {b'"A"': [payloads.telemetry_fragment(ts, {"k": ts}) for ts in range(50)]}
-        (row,) = bench.append(Draft(topics.TELEMETRY, payloads.join_telemetry(content), ("A",), 1, 50))
+        bench.append(Draft(topics.TELEMETRY, payloads.join_telemetry(content), ("A",), 1, 50))
         bench.uplink.acknowledge(code=0x99)
-        bench.say()
-        bench.finish()
-        self.assertEqual(bench.spool.dead, [(row, "refused")])
         self.assertLess(len(bench.uplink.data()), 4)
+        bench.say()
+        for _ in range(1000):
+            bench.spool.run()
+            if bench.uplink.waiting:
+                culprit = b'"ts":20,' in bench.uplink.waiting[0].payload
+                bench.uplink.acknowledge(code=0x99 if culprit else 0)
+        self.assertEqual(
+            [(row.payload, row.devices, row.points, reason) for row, reason in bench.spool.dead],
+            [(b'{"A":[{"ts":20,"values":{"k":20}}]}', ("A",), 1, "refused")],
+        )
         self.assertEqual(bench.spool.stored, {})
+        self.assertTrue(bench.forwarder.idle)
 
     def test_a_part_is_pushed_back(self):
         """When a part is pushed back the row goes again as a whole, after those parts have all been answered."""
