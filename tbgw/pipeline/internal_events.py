@@ -62,6 +62,20 @@ class ValueTooLarge(Event):
 
 
 @dataclass(frozen=True)
+class ReportKeysFull(Event):
+    """A value whose report strategy is not kept, because as many keys are remembered as may be."""
+
+    connector: str
+    device: str
+    keys: int
+    level = LogLevel.warn
+    counter = "report_keys_full"
+    label = "connector"
+    limited = True
+    text = "{keys} keys have a report strategy, the most that are remembered: others, of {device!r}, go on as they come"
+
+
+@dataclass(frozen=True)
 class SourcesPaused(Event):
     """Connectors were told to stop reading."""
 
