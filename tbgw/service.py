@@ -267,8 +267,16 @@ class Gateway(Service):
 
     def startService(self) -> None:
         super().startService()
-        for line in (*self._config.warnings, *self._config.notices):
+        for line in self._config.warnings:
             self._log.warn("{line}", line=line)
+        for line in self._config.notices:
+            self._log.info("{line}", line=line)
+        # Not before the reactor runs: until then SIGTERM ends the process without a word, also in the middle of a start.
+        self._reactor.callWhenRunning(self._open)
+
+    def _open(self) -> None:
+        if not self.running:
+            return
         self._opened = self.spool.open()
         self._opened.addCallbacks(self._start_rest, self._not_opened)
         self._opened.addErrback(self._start_failed)
@@ -309,10 +317,7 @@ class Gateway(Service):
     def _end(self, status: int) -> None:
         """Stop the process with an exit status, which twistd has no way to be told."""
         atexit.register(_exit_with, status)
-        if self._reactor.running:
-            self._reactor.stop()
-        else:
-            self._reactor.callWhenRunning(self._reactor.stop)
+        self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()

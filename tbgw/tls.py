@@ -94,7 +94,7 @@ def client_creator(tls: ClientTLS) -> IOpenSSLClientConnectionCreator:
 
 def _strict_callback(hostname: str):  # type: ignore[no-untyped-def] # the callback's type is OpenSSL's own
     from service_identity import CertificateError, VerificationError
-    from service_identity.pyopenssl import verify_hostname, verify_ip_address
+    from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
     from twisted.internet.abstract import isIPAddress, isIPv6Address
     from twisted.logger import Logger
 
@@ -109,10 +109,11 @@ def _strict_callback(hostname: str):  # type: ignore[no-untyped-def] # the callb
         if depth:
             return True
         try:
+            # The certificate that OpenSSL shows us: at this moment the connection does not know it yet.
             if is_address:
-                verify_ip_address(connection, hostname)
+                verify_certificate_ip_address(certificate.to_cryptography(), hostname)
             else:
-                verify_hostname(connection, hostname)
+                verify_certificate_hostname(certificate.to_cryptography(), hostname)
         except (VerificationError, CertificateError, ValueError) as reason:
             why = f"it is not for this name ({reason!r})"
             log.error("the certificate of {host} is refused: {why}", host=hostname, why=why)
@@ -154,9 +155,12 @@ def _own_certificate(tls: ClientTLS):  # type: ignore[no-untyped-def] # OpenSSL'
     except (crypto.Error, TypeError, ValueError):
         raise ConfigurationError([f"{tls.private_key}: not a private key in PEM without a passphrase"]) from None
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-    context.use_certificate(certificate)
-    context.use_privatekey(key)
     try:
+        context.use_certificate(certificate)
+    except SSL.Error as error:  # e.g. a key that is too short for OpenSSL's security level
+        raise ConfigurationError([f"{tls.certificate}: OpenSSL does not take it: {error}"]) from None
+    try:
+        context.use_privatekey(key)
         context.check_privatekey()
     except SSL.Error:
         raise ConfigurationError([f"{tls.private_key}: not the key of the certificate in {tls.certificate}"]) from None

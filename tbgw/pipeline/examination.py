@@ -173,8 +173,10 @@ class Examination:
         self.suspicion.acquit(seq, now)
 
     def forget(self, last_seq: int) -> None:
-        """Rows up to this one are gone from the store. A case goes on: it holds its row itself."""
+        """Rows up to this one are gone from the store."""
         self.due = {seq for seq in self.due if seq > last_seq}
+        if self.case is not None and self.case.row.seq <= last_seq:
+            self.case = None
         self.suspicion.forget(last_seq)
 
     def probe_device(self, announced: Collection[str], part: Part, now: float) -> str:

@@ -105,10 +105,12 @@ _PROBE_SEQ = 0
 class _Sent:
     """One row on its way; or a part of the row under examination, or a probe, which is alone then."""
 
-    __slots__ = ("again", "alone", "code", "done", "row", "sent_at", "unsent", "waiting")
+    __slots__ = ("again", "alone", "code", "done", "dup", "row", "sent_at", "unsent", "waiting")
 
-    def __init__(self, row: Row, unsent: deque[Piece], alone: bool = False) -> None:
+    def __init__(self, row: Row, dup: bool, unsent: deque[Piece], alone: bool = False) -> None:
         self.row = row
+        self.dup = dup
+        """Whether it was sent before."""
         self.alone = alone
         """Whether it belongs to the examination."""
         self.unsent = unsent
@@ -282,9 +284,9 @@ class Forwarder:
         self._highest_acknowledged = 0
         self._overdue = False
         self._backlog_seq = self._spool.last_seq
-        self._limits_changed(limits)
         self._examination.session_begins()
         self._announcements.begin()
+        self._limits_changed(limits)  # ingest may close its pack now and call `appended`, so this comes last
         self._pump()
         if self.idle:
             self._idled()
@@ -340,7 +342,7 @@ class Forwarder:
                 first, longest = PUSHED_BACK_SECONDS
                 self._resume_at = max(self._resume_at, now + min(longest, first * 2 ** min(self._closes - 2, 10)))
         if self._examination.case is None:
-            rows = [sent.row for sent in sorted(in_flight, key=lambda sent: sent.row.seq)]
+            rows = [sent.row for sent in sorted(in_flight, key=lambda sent: sent.row.seq) if not sent.alone]
             self._examination.closed(rows, now)
         elif in_flight and in_flight[0].row.seq != _PROBE_SEQ:
             self._examination.part_unanswered(now, self._overdue)
@@ -385,14 +387,14 @@ class Forwarder:
             if later.done:
                 self._held_bytes -= len(later.row.payload)
             back.append(later.row)
+        for returned in back:
+            self._retries.setdefault(returned.seq, 0)
         if self._open is not None:
             if self._open.row.seq not in self._sent and self._open.row not in back:
                 back.append(self._open.row)  # nothing of it is under way yet
                 self._open = None
             elif not self._open.unsent:
                 self._open = None
-        for returned in back:
-            self._retries.setdefault(returned.seq, 0)
         self._take_back(back)
 
     def _pump(self) -> None:
@@ -409,6 +411,8 @@ class Forwarder:
             alone = self._examination.alone(self._ready[0] if self._ready else None)
             if alone and (self._publishes or announcements.under_way):
                 break
+            if alone and self._ready and self._open is None and self._examination.case is None:
+                self._examination.suspicion.forget(self._ready[0].seq - 1)  # dropped, or delivered in another way
             row_waits_to_go = may_send and not self._returning and self._can_send(alone)
             if may_announce and (self._announce_first or not row_waits_to_go) and announcements.skip_known():
                 wait = self._budget.announce(now)
@@ -448,7 +452,7 @@ class Forwarder:
             pieces = self._pieces(row)
             if pieces is None:
                 return True
-            sent = self._open = _Sent(row, pieces)
+            sent = self._open = _Sent(row, row.seq in self._retries, pieces)
         row = sent.row
         piece = sent.unsent[0]
         if not self._may_send(row, piece.devices, piece.points, now):
@@ -468,7 +472,7 @@ class Forwarder:
         self._sent[sent.row.seq] = sent
         if self._puback_timer is None:
             self._puback_timer = self._clock.callLater(PUBACK_SECONDS, self._puback_overdue)
-        answer = self._uplink.publish(topic, payload, sent.row.seq in self._retries)
+        answer = self._uplink.publish(topic, payload, sent.dup)
         answer.addCallbacks(self._acknowledged, _link_down, callbackArgs=(self._session, sent))
 
     def _may_send(self, row: Row, devices: int, points: int, now: float) -> bool:
@@ -508,7 +512,7 @@ class Forwarder:
             return False
         if row.topic == topics.DISCONNECT:
             self._announcements.gone(row.devices[0])
-        self._publish(_Sent(row, deque(), alone=True), row.topic, part.payload, now)
+        self._publish(_Sent(row, row.seq in self._retries, deque(), alone=True), row.topic, part.payload, now)
         return True
 
     def _close_case(self, now: float) -> None:

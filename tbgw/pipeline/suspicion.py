@@ -94,8 +94,11 @@ class Suspicion:
             self._condemned[device, why] = now + MEMORY_SECONDS
 
     def forget(self, last_seq: int) -> None:
-        """Rows up to this one are gone."""
+        """Rows up to this one are gone, whether they were to blame or not."""
         self.suspects = {seq for seq in self.suspects if seq > last_seq}
+        if not self.suspects:
+            self._closes = 0
+            self._convicted = False
 
     def unexplained(self, now: float) -> None:
         """A session ended for which no row can be blamed."""

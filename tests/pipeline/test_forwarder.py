@@ -252,6 +252,8 @@ class DeliveryTests(Base):
         bench.uplink.waiting.clear()
         bench.uplink.down()
         bench.uplink.up()
+        bench.uplink.acknowledge_announcements()
+        self.assertEqual(bench.numbers(), [1, 1])
         old.answer.callback(0)
         self.assertEqual(bench.spool.deleted, [])
         bench.finish()

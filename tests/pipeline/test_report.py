@@ -272,7 +272,8 @@ class TtlTests(Base):
 
     def test_own_ttl(self):
         """The strategy's own ttl counts, from the last sample on, and 0 repeats nothing."""
-        for ttl, repeats in ((25.0, 2), (0.0, 0)):
+        cases: list[tuple[float, int]] = [(25.0, 2), (0.0, 0)]
+        for ttl, repeats in cases:
             self.filter = ReportFilter()
             of = device(ReportStrategy(ReportType.ON_REPORT_PERIOD, 10_000, ttl))
             self.passed(said(of, 1), 0)
@@ -308,7 +309,8 @@ class DeadbandTests(Base):
 
     def test_types(self):
         """It is about numbers: 1 and 1.0 are near; text, True and what is no finite number are not."""
-        near, far = [(1, 1.0), (1, 1.4), (10**30, 10**30)], [(1, True), ("1", "1.2"), (1, None), (1, float("nan"))]
+        near: list[tuple[Any, Any]] = [(1, 1.0), (1, 1.4), (10**30, 10**30)]
+        far: list[tuple[Any, Any]] = [(1, True), ("1", "1.2"), (1, None), (1, float("nan"))]
         far += [(float("nan"), float("nan")), (1, float("inf")), (1.0, 10**400), ([1], [1.2])]
         for old, new in near:
             self.assertFalse(report.changed(old, new, 0.5), (old, new))
