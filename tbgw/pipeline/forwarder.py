@@ -314,10 +314,10 @@ class Forwarder:
         for _, sent in sorted(self._sent.items()):
             if sent.alone:
                 continue
-            if sent.done and devices.isdisjoint(sent.row.devices):
+            if sent.done and devices.isdisjoint(_speaks_of(sent.row)):
                 self._delivered(sent.row)
                 continue
-            devices.update(sent.row.devices)
+            devices.update(_speaks_of(sent.row))
             self._retries.setdefault(sent.row.seq, 0)
             back.append(sent.row)
         if self._open is not None and self._open.row.seq not in self._sent:
@@ -371,12 +371,12 @@ class Forwarder:
 
     def _come_back(self, row: Row) -> None:
         """This row has to be sent again, and so has what was sent after it and speaks of the same devices."""
-        devices = set(row.devices)
+        devices = set(_speaks_of(row))
         back = [row]
         for seq, later in sorted(self._sent.items()):
-            if seq <= row.seq or devices.isdisjoint(later.row.devices):
+            if seq <= row.seq or devices.isdisjoint(_speaks_of(later.row)):
                 continue
-            devices.update(later.row.devices)
+            devices.update(_speaks_of(later.row))
             later.unsent.clear()
             if later.waiting:
                 if not later.again:
@@ -501,7 +501,7 @@ class Forwarder:
             self._close_case(now)
             return True
         part = case.todo[0]
-        if examination.wants_probe:
+        if examination.wants_probe and (self._announcements.done or part.devices):
             name = examination.probe_device(self._announcements.done, part, now)
             payload = payloads.encode({name: {"connectorName": self._registry.connector(name)}})
             part = payloads.Part(payload, (name,), 1)
@@ -781,6 +781,11 @@ _SPLIT = {topics.TELEMETRY: payloads.split_telemetry, topics.ATTRIBUTES: payload
 def _link_down(failure: Failure) -> None:
     """What was in flight was put back when the session ended; the failed Deferred says the same once more."""
     failure.trap(LinkDown)
+
+
+def _speaks_of(row: Row) -> tuple[str, ...]:
+    """Whose data it is: names of devices, or the empty name for the gateway itself."""
+    return row.devices or ("",)
 
 
 def _named(row: Row) -> str:

@@ -129,11 +129,6 @@ class Budget:
         for limiter in (*self._data, *self._backlog):
             limiter.drain(now)
 
-    def drain_all(self, now: float) -> None:
-        """... and that it may have been the limit for other messages."""
-        self._messages.drain(now)
-        self.drain(now)
-
 
 def _spend(costs: list[tuple[RateLimiter, int]], now: float) -> float:
     """Spend from all, or from none and say how long to wait."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -59,7 +60,7 @@ class Bench:
         self.number = 0
         self.forwarder = self.build(max_payload_bytes)
 
-    def build(self, max_payload_bytes: int = 60_000) -> Forwarder:
+    def build(self, max_payload_bytes: int = 60_000, backlog_share: float = 1.0) -> Forwarder:
         forwarder = Forwarder(
             self.spool,
             self.uplink,
@@ -70,6 +71,7 @@ class Bench:
             idled=self._idled,
             limits_changed=self.limits.append,
             message_received=lambda topic, payload: self.received.append((topic, payload)),
+            backlog_share=backlog_share,
         )
         self.uplink.set_listener(forwarder)
         self.spool.set_listeners(_Nobody(), forwarder, lambda error: None)
@@ -1110,3 +1112,221 @@ class LimitTests(Base):
             bench.finish()
             self.assertEqual(len(bench.spool.dead), 1)
             self.assertEqual(bench.numbers(), [1])
+
+
+class PoisonTests(Base):
+    """Payloads that make ThingsBoard close the session, on MQTT 3.1.1 where it says no word."""
+
+    def live(self, closes: Callable[[Sent], bool], seconds: float = 3600.0) -> int:
+        """ThingsBoard closes the session on some payloads and takes the others in turn. How many sessions that took."""
+        bench = self.bench
+        bench.uplink.disruptions.clear()
+        end = bench.clock.seconds() + seconds
+        sessions = 0
+        while bench.clock.seconds() < end:
+            bench.spool.run()
+            if not bench.uplink.connected:
+                bench.clock.advance(1)
+                bench.uplink.up()
+                sessions += 1
+            elif (
+                bench.uplink.waiting
+                and bench.uplink.waiting[0].topic != topics.CONNECT
+                and closes(bench.uplink.waiting[0])
+            ):
+                bench.uplink.down()
+            elif bench.uplink.waiting:
+                bench.uplink.acknowledge()
+            elif bench.forwarder.idle:
+                break
+            else:
+                bench.clock.advance(0.5)
+        return sessions
+
+    def test_one_among_many(self):
+        """One value in a full window is found and buried; all else is delivered, within some ten sessions."""
+        bench = self.bench
+        bench.start("A", "B")
+        rows = bench.say(100, ("A", "B"))
+        poison = b'"B":[{"ts":40,"values":{"n":40}}]'
+        sessions = self.live(lambda sent: poison in sent.payload)
+        self.assertEqual(
+            [(row.payload, reason) for row, reason in bench.spool.dead], [(b"{%b}" % poison, "closes_session")]
+        )
+        self.assertEqual(bench.spool.stored, {})
+        self.assertEqual(bench.forwarder.delivered_rows, len(rows))
+        self.assertLess(sessions, 12)
+        self.assertEqual(bench.counters.get("parts_buried", "closes_session"), 1)
+
+    def test_many_suspects(self):
+        """A window full of rows half of which are poison is worked through to its end, and nothing good is lost."""
+        bench = self.bench
+        bench.start("A", "B", "C")
+        bench.say(60, ("A", "B"))
+        bench.say(5, ("C",))
+        began = bench.clock.seconds()
+        self.live(
+            lambda sent: sent.topic == topics.TELEMETRY and b'"B"' in sent.payload and number_of(sent) % 2 == 0, 100_000
+        )
+        self.assertLess(bench.clock.seconds() - began, 30 * 30)
+        self.assertEqual(len(bench.spool.dead), 30)
+        for row, _ in bench.spool.dead:
+            self.assertEqual(row.devices, ("B",))
+        self.assertEqual(bench.spool.stored, {})
+
+    def test_the_only_row(self):
+        """Also when there is nothing else to deliver: the probe shows that ThingsBoard takes other data."""
+        bench = self.bench
+        bench.registry.seen(Device("A", connector="Line 4"))
+        bench.start()
+        (row,) = bench.say()
+        self.live(lambda sent: sent.topic == topics.TELEMETRY)
+        self.assertEqual(bench.spool.dead, [(row, "closes_session")])
+        probes = {sent.payload for sent in bench.uplink.data() if sent.topic == topics.ATTRIBUTES}
+        self.assertEqual(probes, {b'{"A":{"connectorName":"Line 4"}}'})
+
+    def test_server_that_takes_no_data(self):
+        """A server that closes the session on any data, for days, makes nothing a dead letter."""
+        bench = self.bench
+        bench.start("A", "B")
+        bench.say(10, ("A", "B"))
+        self.live(lambda sent: True, 3 * 86_400)
+        self.assertEqual(bench.spool.dead, [])
+        self.live(lambda sent: False)
+        self.assertEqual((bench.spool.dead, bench.spool.stored), ([], {}))
+
+    def test_back_off(self):
+        """Sessions that end without a word while data is in flight are not begun with data again at once."""
+        bench = self.bench
+        bench.start("A")
+        bench.say()
+        pauses = []
+        for _ in range(9):
+            bench.uplink.down()
+            bench.uplink.up()
+            began = bench.clock.seconds()
+            bench.uplink.acknowledge_announcements()
+            while not bench.uplink.waiting:
+                bench.clock.advance(0.5)
+                bench.uplink.acknowledge_announcements()
+            pauses.append(bench.clock.seconds() - began)
+        self.assertEqual(pauses, [0, 1, 2, 4, 8, 16, 32, 60, 60])
+
+    def test_closes_that_say_why(self):
+        """A DISCONNECT about other things than the payload makes nobody suspect; one about limits makes us pause."""
+        for code, pause in ((0x8E, 0), (0x98, 0), (0x97, 1), (0x96, 1)):
+            bench = Bench()
+            bench.start("A")
+            bench.say(3)
+            for _ in range(5 * STRIKES):
+                bench.forwarder.link_down(code)
+                bench.uplink.connected = False
+                bench.uplink.waiting.clear()
+                bench.uplink.up()
+                bench.clock.advance(100)
+                bench.uplink.acknowledge_announcements()
+            self.assertFalse(bench.forwarder._examination.suspicion.isolates, hex(code))
+            self.assertEqual(bench.counters.total("uplink_pushed_back") > 0, bool(pause), hex(code))
+            bench.finish()
+            self.assertEqual(sorted(bench.spool.deleted), [1, 2, 3])
+
+    def test_told_before_the_close(self):
+        """ThingsBoard up to 4.2 says for whom a limit is reached, then closes: we pause, and blame nobody."""
+        bench = self.bench
+        bench.start("A", limits=SessionLimits(telemetry=(RateLimit(50, 100.0),)))
+        bench.say(10)
+        for _ in range(5):
+            bench.forwarder.message_received(topics.DISCONNECT, b'{"device":"A","reason":150}')
+            bench.uplink.down()
+            bench.uplink.up()
+            self.assertEqual(bench.uplink.waiting, [])
+            while not bench.numbers(bench.uplink.session):
+                bench.clock.advance(1)
+                bench.uplink.acknowledge_announcements()
+        self.assertFalse(bench.forwarder._examination.suspicion.isolates)
+        self.assertEqual(bench.received[0][0], topics.DISCONNECT)
+
+    def test_dropped_while_examined(self):
+        """A row under examination that the drop policy takes away holds up nothing."""
+        bench = self.bench
+        bench.start("A", "B")
+        bench.say(3, ("A", "B"))
+        for _ in range(100):
+            self.live(lambda sent: sent.topic == topics.TELEMETRY and number_of(sent) == 1, 1.0)
+            if bench.forwarder._examination.case is not None:
+                break
+        self.assertEqual(bench.spool.deleted, [])
+        bench.spool.drop_oldest(1)
+        bench.finish()
+        self.assertEqual(bench.spool.dead, [])
+        self.assertEqual(bench.spool.stored, {})
+
+    def test_row_of_the_gateway_itself(self):
+        """Data of the gateway itself speaks of no device; without any device there is no probe, and it is found."""
+        bench = self.bench
+        bench.start()
+        drafts = [Draft(topics.DEVICE_TELEMETRY, b'{"n":%d}' % number, (), 0, 1) for number in (1, 2)]
+        bench.append(*drafts)
+        self.live(lambda sent: sent.payload == b'{"n":1}')
+        self.assertEqual([(row.payload, reason) for row, reason in bench.spool.dead], [(b'{"n":1}', "closes_session")])
+        self.assertEqual(bench.spool.stored, {})
+
+
+class BacklogTests(Base):
+    """Stored data and fresh data."""
+
+    def test_share(self):
+        """What was stored before the session takes its share of the limits; fresh data may take all of them."""
+        bench = self.bench
+        bench.forwarder = bench.build(backlog_share=0.5)
+        bench.registry.seen(Device("A"))
+        bench.forwarder.start()
+        bench.say(100)
+        bench.uplink.up(SessionLimits(telemetry=(RateLimit(10, 1.0),)))
+        for _ in range(50):
+            bench.uplink.acknowledge_all()
+            bench.clock.advance(0.1)
+        drained = len(bench.numbers())
+        self.assertTrue(20 <= drained <= 4 + 20 + 1, drained)
+        for _ in range(500):
+            bench.uplink.acknowledge_all()
+            bench.clock.advance(0.1)
+        self.assertTrue(bench.forwarder.idle)
+        bench.say(100)
+        for _ in range(50):
+            bench.uplink.acknowledge_all()
+            bench.clock.advance(0.1)
+        fresh = len(bench.numbers()) - 100
+        self.assertTrue(40 <= fresh <= 8 + 40 + 1, fresh)
+
+    def test_oldest_first(self):
+        """Fresh data waits its turn behind the backlog: a device's order is never broken."""
+        bench = self.bench
+        bench.forwarder = bench.build(backlog_share=0.1)
+        bench.registry.seen(Device("A"))
+        bench.forwarder.start()
+        bench.say(20)
+        bench.uplink.up(SessionLimits(telemetry=(RateLimit(10, 1.0),)))
+        bench.uplink.acknowledge_announcements()
+        bench.say(20)
+        bench.finish()
+        self.assertEqual(bench.numbers(), list(range(1, 41)))
+
+    def test_commands_pass(self):
+        """Commands are counted when they come, and devices are announced, whatever waits to be delivered."""
+        bench = self.bench
+        bench.forwarder = bench.build(backlog_share=0.5)
+        bench.registry.seen(Device("A"))
+        bench.forwarder.start()
+        bench.say(100)
+        bench.uplink.up(SessionLimits(messages=(RateLimit(10, 10.0),), telemetry=(RateLimit(10, 1.0),)))
+        bench.uplink.acknowledge_announcements()
+        for _ in range(4):
+            bench.forwarder.message_received(topics.RPC, b"{}")
+        bench.registry.seen(Device("B"))
+        bench.append(telemetry(1000, ("B",)))
+        bench.uplink.acknowledge_all()
+        bench.clock.advance(0.3)
+        self.assertGreater(len(bench.numbers()), 4)
+        bench.finish()
+        self.assertEqual(len(bench.numbers()), 101)
