@@ -271,7 +271,7 @@ class Gateway(Service):
             self._log.warn("{line}", line=line)
         for line in self._config.notices:
             self._log.info("{line}", line=line)
-        # Not before the reactor runs: until then SIGTERM ends the process without a word, also in the middle of a start.
+        # Not before the reactor runs: until then SIGTERM ends the process without a word, in the middle of a start too.
         self._reactor.callWhenRunning(self._open)
 
     def _open(self) -> None:
