@@ -13,9 +13,8 @@ What holds:
   that is more than these let through at once goes in parts, in order, and is delivered when all are.
 - No row holds up the others for ever: what ThingsBoard answers badly, or not at all, or with the end of the session,
   again and again while it takes other data, is taken apart (`examination`), and the culprit goes to the dead letters.
-- Memory is flat whatever is stored: at most `READY_BYTES` of rows are kept ready, and as many acknowledged but not yet
-  deleted, beside the window. Fresh rows are taken from memory while that is not exceeded; otherwise the forwarder
-  lags, and reads on from the store at its own pace.
+- Memory is flat whatever is stored: the rows kept ready (`ready`), those acknowledged but not yet deleted
+  (`inflight`) and the window have bounds.
 
 Considered and dropped: one row in flight for each device (keeps order without duplicates, but packed rows speak of many
 devices, so it would be one row in flight at all); deleting rows as their PUBACKs come (PUBACKs may come out of order,
@@ -26,15 +25,14 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
-from itertools import count
+from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tbgw.errors import LinkDown, StoreError
+from tbgw.errors import LinkDown
 from tbgw.interfaces import IDropListener, ISpool, IUplink, IUplinkListener
 from tbgw.internal_events import Event, Events
 from tbgw.model import Row, SessionLimits
@@ -50,6 +48,7 @@ from tbgw.pipeline.examination import (
     UNREADABLE,
     Examination,
 )
+from tbgw.pipeline.inflight import PROBE_SEQ, InFlight, Sent
 from tbgw.pipeline.internal_events import (
     NeverAcknowledged,
     NotAcknowledgedInTime,
@@ -60,15 +59,9 @@ from tbgw.pipeline.internal_events import (
     Unsendable,
 )
 from tbgw.pipeline.ratelimit import SHARE, Budget
+from tbgw.pipeline.ready import Ready
 from tbgw.thingsboard import payloads, topics
 from tbgw.thingsboard.payloads import Piece
-
-READY_BYTES = 2 * 1024 * 1024
-"""Rows kept ready in memory: 40 of the largest payloads, enough to keep a window busy between two reads of the
-store."""
-
-FETCH_BYTES = 1024 * 1024
-"""What is read from the store at once."""
 
 PUBACK_SECONDS = 30.0
 """How long a PUBACK may take (spec thingsboard-mqtt, Appendix A rule 4)."""
@@ -95,36 +88,11 @@ ThingsBoard says it for what it cannot convert, too (spec thingsboard-mqtt, fact
 LIMIT_CLOSES = frozenset({0x96, 0x97})
 """Those that speak of rate limits; in `v1/gateway/disconnect` messages, too."""
 
+HELD_BYTES = 2 * 1024 * 1024
+"""Rows that are acknowledged and wait for others, at most, before nothing more is sent."""
+
 MAX_WINDOW = 64
 """Publishes without PUBACK, at most, whatever is announced: at 50 KiB each they hold 3 MiB of memory."""
-
-_PROBE_SEQ = 0
-"""The place of the probe among the publishes; no row has this number."""
-
-
-class _Sent:
-    """One row on its way; or a part of the row under examination, or a probe, which is alone then."""
-
-    __slots__ = ("again", "alone", "code", "done", "dup", "row", "sent_at", "unsent", "waiting")
-
-    def __init__(self, row: Row, dup: bool, unsent: deque[Piece], alone: bool = False) -> None:
-        self.row = row
-        self.dup = dup
-        """Whether it was sent before."""
-        self.alone = alone
-        """Whether it belongs to the examination."""
-        self.unsent = unsent
-        """What of it was not published yet."""
-        self.waiting = 0
-        """PUBACKs that are still to come for what was."""
-        self.code = 0
-        """The worst reason code so far."""
-        self.sent_at = 0.0
-        """When the last part was published."""
-        self.again = False
-        """Whether it has to be sent again whatever its PUBACK says, because one before it has to."""
-        self.done = False
-        """Whether it was acknowledged, and waits for those before it."""
 
 
 @implementer(IUplinkListener, IDropListener)
@@ -166,24 +134,10 @@ class Forwarder:
         self._max_devices = self._max_points = sys.maxsize
         """Most that one publish may hold: what a rate limit lets through at once."""
         self._budget = Budget(SessionLimits(), 0.0)
-        self._ready: deque[Row] = deque()
-        self._ready_bytes = 0
-        self._tail_seq = 0
-        """The last row that is, or was, in memory: the store is read on from here."""
+        self._ready = Ready(spool, self._fetched)
         self._backlog_seq = 0
         """Rows up to this one count as backlog: they were there before the session, or piled up beyond memory."""
-        self._lagging = False
-        self._fetching = False
-        self._sent: dict[int, _Sent] = {}
-        """By number: what is in flight, and what is acknowledged but not yet deleted."""
-        self._held_bytes = 0
-        """Size of the latter."""
-        self._returning = 0
-        """Rows in flight of which is known that they have to be sent again."""
-        self._open: _Sent | None = None
-        """The row of which not all parts are published; in `_sent` from its first part on."""
-        self._publishes = 0
-        """Publishes of rows that are without PUBACK."""
+        self._flight = InFlight()
         self._retries: dict[int, int] = {}
         """Strikes of rows that came back; rows with an entry are sent marked as duplicates."""
         self._answers: dict[int, int] = {}
@@ -211,27 +165,21 @@ class Forwarder:
 
     def start(self) -> None:
         """The spool is open: what it holds from earlier is to be sent first."""
-        self._lagging = self._spool.stored_rows > 0
-        if not self._lagging:
-            self._tail_seq = self._spool.last_seq
+        self._ready.start()
 
     def appended(self, rows: list[Row]) -> None:
         """These rows were just given to the spool."""
-        for row in rows:
-            if self._lagging or (self._ready and self._ready_bytes + len(row.payload) > READY_BYTES):
-                self._lagging = True
-                self._backlog_seq = rows[-1].seq
-                break
-            self._ready.append(row)
-            self._ready_bytes += len(row.payload)
-            self._tail_seq = row.seq
+        self._ready.append(rows)
+        if self._ready.lagging:
+            self._backlog_seq = rows[-1].seq
         if self._up:
             self._pump()
 
     @property
     def idle(self) -> bool:
         """Whether the link is up and everything stored has been acknowledged."""
-        return self._up and not (self._sent or self._open or self._ready or self._lagging or self._examination.case)
+        flight, ready = self._flight, self._ready
+        return self._up and not (flight.sent or flight.open or ready.rows or ready.lagging or self._examination.case)
 
     def when_idle(self) -> Deferred[None]:
         """Fires when everything stored has been acknowledged, or the link is lost: no more will be soon."""
@@ -254,17 +202,16 @@ class Forwarder:
     @property
     def in_flight(self) -> int:
         """Rows that are sent and not acknowledged."""
-        return sum(not sent.done for sent in self._sent.values())
+        return len(self._flight.unanswered())
 
     # What the spool calls.
 
     def rows_dropped(self, last_seq: int) -> None:
         """See `IDropListener.rows_dropped`."""
-        while self._ready and self._ready[0].seq <= last_seq:
-            self._ready_bytes -= len(self._ready.popleft().payload)
-        if self._open is not None and self._open.row.seq <= last_seq and self._open.row.seq not in self._sent:
-            self._open = None
-        self._tail_seq = max(self._tail_seq, last_seq)
+        self._ready.drop(last_seq)
+        row = self._flight.take_open()
+        if row is not None and row.seq > last_seq:
+            self._ready.take_back([row])
         for counts in (self._retries, self._answers):
             for seq in [seq for seq in counts if seq <= last_seq]:
                 del counts[seq]
@@ -306,31 +253,23 @@ class Forwarder:
         """See `IUplinkListener.link_down`. `code`: the reason code of ThingsBoard's DISCONNECT, on MQTT 5."""
         self._up = False
         self._session += 1
+        if self._announcements.under_way and not self._overdue:
+            self._budget.drain_messages(self._clock.seconds())
         self._announcements.end()
         self._cancel_timers()
         self._judge(self._clock.seconds(), code)
-        back: list[Row] = []
-        devices: set[str] = set()
-        for _, sent in sorted(self._sent.items()):
-            if sent.alone:
-                continue
-            if sent.done and devices.isdisjoint(_speaks_of(sent.row)):
-                self._delivered(sent.row)
-                continue
-            devices.update(_speaks_of(sent.row))
-            self._retries.setdefault(sent.row.seq, 0)
-            back.append(sent.row)
-        if self._open is not None and self._open.row.seq not in self._sent:
-            back.append(self._open.row)
-        self._sent.clear()
-        self._open = None
-        self._publishes = self._returning = self._held_bytes = 0
-        self._take_back(back)
+        open_row = self._flight.take_open()
+        through, back = self._flight.lost()
+        for row in through:
+            self._delivered(row)
+        for row in back:
+            self._retries.setdefault(row.seq, 0)
+        self._ready.take_back(back if open_row is None else [*back, open_row])
         self._release_waiters()
 
     def _judge(self, now: float, code: int | None) -> None:
         """A session ended: what, of what was in flight, may be the reason?"""
-        in_flight = [sent for sent in self._sent.values() if not sent.done]
+        in_flight = self._flight.unanswered()
         if code in LIMIT_CLOSES:
             self._pause(code, now)
         if code in HARMLESS_CLOSES or now - self._explained_at < EXPLAINED_SECONDS:
@@ -342,9 +281,8 @@ class Forwarder:
                 first, longest = PUSHED_BACK_SECONDS
                 self._resume_at = max(self._resume_at, now + min(longest, first * 2 ** min(self._closes - 2, 10)))
         if self._examination.case is None:
-            rows = [sent.row for sent in sorted(in_flight, key=lambda sent: sent.row.seq) if not sent.alone]
-            self._examination.closed(rows, now)
-        elif in_flight and in_flight[0].row.seq != _PROBE_SEQ:
+            self._examination.closed([sent.row for sent in in_flight if not sent.alone], now)
+        elif in_flight and in_flight[0].row.seq != PROBE_SEQ:
             self._examination.part_unanswered(now, self._overdue)
         else:
             self._examination.probe_unanswered(now)
@@ -362,40 +300,13 @@ class Forwarder:
 
     # Sending.
 
-    def _take_back(self, rows: Iterable[Row]) -> None:
-        """Rows that have to be sent again go in front, in their order among what is there."""
-        for row in sorted(rows, reverse=True):
-            place = next((place for place, other in zip(count(), self._ready) if other.seq > row.seq), len(self._ready))
-            self._ready.insert(place, row)
-            self._ready_bytes += len(row.payload)
-
     def _come_back(self, row: Row) -> None:
-        """This row has to be sent again, and so has what was sent after it and speaks of the same devices."""
-        devices = set(_speaks_of(row))
-        back = [row]
-        for seq, later in sorted(self._sent.items()):
-            if seq <= row.seq or devices.isdisjoint(_speaks_of(later.row)):
-                continue
-            devices.update(_speaks_of(later.row))
-            later.unsent.clear()
-            if later.waiting:
-                if not later.again:
-                    later.again = True
-                    self._returning += 1
-                continue
-            del self._sent[seq]
-            if later.done:
-                self._held_bytes -= len(later.row.payload)
-            back.append(later.row)
+        """This row has to be sent again, and with it what was sent after it and speaks of the same devices."""
+        back = [row, *self._flight.behind(row)]
         for returned in back:
             self._retries.setdefault(returned.seq, 0)
-        if self._open is not None:
-            if self._open.row.seq not in self._sent and self._open.row not in back:
-                back.append(self._open.row)  # nothing of it is under way yet
-                self._open = None
-            elif not self._open.unsent:
-                self._open = None
-        self._take_back(back)
+        open_row = self._flight.take_open()
+        self._ready.take_back(back if open_row is None else [*back, open_row])
 
     def _pump(self) -> None:
         """Send all that may be sent now. The only place that sends."""
@@ -405,15 +316,16 @@ class Forwarder:
         if now < self._resume_at:
             self._sleep(self._resume_at - now)
             return
-        announcements = self._announcements
+        announcements, flight = self._announcements, self._flight
         may_announce = may_send = True  # until a rate limit says no
-        while self._up and self._publishes + len(announcements.under_way) < self._window:
-            alone = self._examination.alone(self._ready[0] if self._ready else None)
-            if alone and (self._publishes or announcements.under_way):
+        while self._up and flight.publishes + len(announcements.under_way) < self._window:
+            head = self._ready.head
+            alone = self._examination.alone(head)
+            if alone and (flight.publishes or announcements.under_way):
                 break
-            if alone and self._ready and self._open is None and self._examination.case is None:
-                self._examination.suspicion.forget(self._ready[0].seq - 1)  # dropped, or delivered in another way
-            row_waits_to_go = may_send and not self._returning and self._can_send(alone)
+            if alone and head is not None and flight.open is None and self._examination.case is None:
+                self._examination.suspicion.forget(head.seq - 1)  # dropped, or delivered in another way
+            row_waits_to_go = may_send and not flight.returning and self._can_send()
             if may_announce and (self._announce_first or not row_waits_to_go) and announcements.skip_known():
                 wait = self._budget.announce(now)
                 if wait > 0:
@@ -422,21 +334,22 @@ class Forwarder:
                 else:
                     announcements.send_next()
             elif row_waits_to_go:
-                may_send = self._send_alone(now) if alone and self._open is None else self._send_next(now)
+                may_send = self._send_alone(now) if alone and flight.open is None else self._send_next(now)
             else:
                 break
             self._announce_first = not self._announce_first
-        if self._up and self._lagging and not self._fetching and self._ready_bytes < READY_BYTES // 2:
-            self._fetch()
+        if self._up:
+            self._ready.fill()
 
-    def _can_send(self, alone: bool) -> bool:
+    def _can_send(self) -> bool:
         """Whether there is a row to send, and its devices have been announced; else sees to it that they will be."""
-        if self._open is not None:
+        if self._flight.open is not None:
             return True
         case = self._examination.case
         if case is not None:
             return self._covers(case.row)
-        return bool(self._ready) and self._held_bytes < READY_BYTES and self._covers(self._ready[0])
+        head = self._ready.head
+        return head is not None and self._flight.held_bytes < HELD_BYTES and self._covers(head)
 
     def _covers(self, row: Row) -> bool:
         if row.topic == topics.DISCONNECT:
@@ -445,31 +358,31 @@ class Forwarder:
 
     def _send_next(self, now: float) -> bool:
         """Publish the next row, or the next part of one. False when a rate limit says later."""
-        sent = self._open
+        flight = self._flight
+        sent = flight.open
         if sent is None:
-            row = self._ready.popleft()
-            self._ready_bytes -= len(row.payload)
+            row = self._ready.pop()
             pieces = self._pieces(row)
             if pieces is None:
                 return True
-            sent = self._open = _Sent(row, row.seq in self._retries, pieces)
+            sent = flight.open = Sent(row, row.seq in self._retries, pieces)
         row = sent.row
         piece = sent.unsent[0]
         if not self._may_send(row, piece.devices, piece.points, now):
             return False
         sent.unsent.popleft()
         if not sent.unsent:
-            self._open = None
+            flight.open = None
         if row.topic == topics.DISCONNECT:
             self._announcements.gone(row.devices[0])
         self._publish(sent, row.topic, piece.payload, now)
         return True
 
-    def _publish(self, sent: _Sent, topic: str, payload: bytes, now: float) -> None:
+    def _publish(self, sent: Sent, topic: str, payload: bytes, now: float) -> None:
         sent.waiting += 1
         sent.sent_at = now
-        self._publishes += 1
-        self._sent[sent.row.seq] = sent
+        self._flight.publishes += 1
+        self._flight.sent[sent.row.seq] = sent
         if self._puback_timer is None:
             self._puback_timer = self._clock.callLater(PUBACK_SECONDS, self._puback_overdue)
         answer = self._uplink.publish(topic, payload, sent.dup)
@@ -485,10 +398,10 @@ class Forwarder:
         """Send the next part of the row under examination, or the first in line. False as for `_send_next`."""
         examination = self._examination
         if examination.case is None:
-            if self._ready[0].seq not in examination.due:
+            head = self._ready.head
+            if head is None or head.seq not in examination.due:
                 return self._send_next(now)  # it has to go first, or is a suspect that goes as a whole
-            row = self._ready.popleft()
-            self._ready_bytes -= len(row.payload)
+            row = self._ready.pop()
             examination.begin(row)
             self._events.emit(RowExamined(topic=row.topic, devices=_named(row)))
         case = examination.case
@@ -505,14 +418,14 @@ class Forwarder:
             name = examination.probe_device(self._announcements.done, part, now)
             payload = payloads.encode({name: {"connectorName": self._registry.connector(name)}})
             part = payloads.Part(payload, (name,), 1)
-            row = Row(_PROBE_SEQ, topics.ATTRIBUTES, part.payload, part.devices, 0, part.points)
+            row = Row(PROBE_SEQ, topics.ATTRIBUTES, part.payload, part.devices, 0, part.points)
         else:
             row = case.row
         if not self._may_send(row, len(part.devices), part.points, now):
             return False
         if row.topic == topics.DISCONNECT:
             self._announcements.gone(row.devices[0])
-        self._publish(_Sent(row, row.seq in self._retries, deque(), alone=True), row.topic, part.payload, now)
+        self._publish(Sent(row, row.seq in self._retries, deque(), alone=True), row.topic, part.payload, now)
         return True
 
     def _close_case(self, now: float) -> None:
@@ -555,11 +468,12 @@ class Forwarder:
         self._bury(row, TOO_LARGE, Unsendable(topic=row.topic, why=why, devices=_named(row)))
         return None
 
-    def _acknowledged(self, code: int, session: int, sent: _Sent) -> None:
-        if session != self._session or self._sent.get(sent.row.seq) is not sent:
+    def _acknowledged(self, code: int, session: int, sent: Sent) -> None:
+        flight = self._flight
+        if session != self._session or flight.sent.get(sent.row.seq) is not sent:
             return
         now = self._clock.seconds()
-        self._publishes -= 1
+        flight.publishes -= 1
         sent.waiting -= 1
         sent.code = max(sent.code, code)
         if code < 0x80:
@@ -568,8 +482,7 @@ class Forwarder:
             if sent.sent_at >= self._resume_at:
                 self._pushed_back = 0  # since the last pause, so that ThingsBoard takes rows again
         elif sent.unsent:
-            sent.unsent.clear()  # the rest of a row that is sent again, or never, need not go now
-            self._open = None
+            flight.unsend(sent)  # the rest of a row that is sent again, or never, need not go now
         if sent.alone:
             self._answered_alone(sent, code, now)
         elif not (sent.waiting or sent.unsent):
@@ -577,45 +490,34 @@ class Forwarder:
         self._pump()
         self._tell_if_idle()
 
-    def _answered(self, sent: _Sent, now: float) -> None:
+    def _answered(self, sent: Sent, now: float) -> None:
         """All PUBACKs of a row are there."""
-        row = sent.row
+        row, flight = sent.row, self._flight
         if sent.again:
-            del self._sent[row.seq]
-            self._returning -= 1
+            flight.remove(sent)
             self._come_back(row)
         elif sent.code in RETRY_CODES:
-            del self._sent[row.seq]
+            flight.remove(sent)
             self._push_back(row, sent.code, now)
         elif sent.code < 0x80:
             self._highest_acknowledged = max(self._highest_acknowledged, row.seq)
             self._examination.delivered(row.seq, now)
-            sent.done = True
-            self._held_bytes += len(row.payload)
+            flight.hold(sent)
         else:
             self._highest_acknowledged = max(self._highest_acknowledged, row.seq)
-            del self._sent[row.seq]
+            flight.remove(sent)
             if sent.code == 0x99 and payloads.parts(row.topic, row.payload):
                 self._examine(row)
             else:
                 self._bury(row, REFUSED, Refused(topic=row.topic, code=sent.code, devices=_named(row)))
-        self._release()
+        for through in flight.release():
+            self._delivered(through)
 
-    def _release(self) -> None:
-        """Rows that are acknowledged, and wait for none before them, are deleted."""
-        for seq in sorted(self._sent):
-            sent = self._sent[seq]
-            if not sent.done:
-                return
-            del self._sent[seq]
-            self._held_bytes -= len(sent.row.payload)
-            self._delivered(sent.row)
-
-    def _answered_alone(self, sent: _Sent, code: int, now: float) -> None:
+    def _answered_alone(self, sent: Sent, code: int, now: float) -> None:
         """PUBACK for a probe or a part of the row under examination."""
-        del self._sent[sent.row.seq]
+        self._flight.remove(sent)
         known = code == 0x80 and self._examination.suspicion.condemned(sent.row.devices, RETRIES_EXHAUSTED, now)
-        if sent.row.seq != _PROBE_SEQ:
+        if sent.row.seq != PROBE_SEQ:
             self._examination.part_answered(code, now)
             self._close_case(now)
         if code in RETRY_CODES and not known:
@@ -687,7 +589,8 @@ class Forwarder:
         """
         if code == 0x83:
             return True
-        first_in_line = all(seq > row.seq for seq in self._sent) and not (self._ready and self._ready[0].seq < row.seq)
+        head = self._ready.head
+        first_in_line = all(seq > row.seq for seq in self._flight.sent) and (head is None or head.seq > row.seq)
         return first_in_line and self._highest_acknowledged > row.seq
 
     # Timers.
@@ -707,7 +610,7 @@ class Forwarder:
         """Look at the oldest publish; timers are armed anew rather than one for each publish."""
         self._puback_timer = None
         now = self._clock.seconds()
-        ages = [(now - sent.sent_at, sent) for sent in self._sent.values() if sent.waiting]
+        ages = [(now - sent.sent_at, sent) for sent in self._flight.sent.values() if sent.waiting]
         if not ages:
             return
         oldest, sent = max(ages, key=lambda entry: entry[0])
@@ -722,7 +625,7 @@ class Forwarder:
         self._overdue = True
         self._uplink.disrupt("a PUBACK did not come")
 
-    def _strike(self, sent: _Sent) -> None:
+    def _strike(self, sent: Sent) -> None:
         row = sent.row
         strikes = self._retries[row.seq] = self._retries.get(row.seq, 0) + 1
         if strikes < STRIKES:
@@ -730,12 +633,7 @@ class Forwarder:
         if payloads.parts(row.topic, row.payload):
             self._examination.due.add(row.seq)
             return
-        del self._sent[row.seq]
-        self._publishes -= sent.waiting
-        if sent.again:
-            self._returning -= 1
-        if self._open is sent:
-            self._open = None
+        self._flight.remove(sent)
         never = NeverAcknowledged(topic=row.topic, times=strikes, devices=_named(row))
         self._bury(row, NEVER_ACKNOWLEDGED, never)
 
@@ -745,33 +643,11 @@ class Forwarder:
                 timer.cancel()
         self._wake = self._puback_timer = None
 
-    # Reading from the store.
-
-    def _fetch(self) -> None:
-        self._fetching = True
-        known = self._spool.last_seq
-        rows = self._spool.fetch(self._tail_seq, FETCH_BYTES)
-        rows.addCallbacks(self._fetched, self._not_fetched, callbackArgs=(known,))
-
-    def _fetched(self, rows: list[Row], known: int) -> None:
-        self._fetching = False
-        for row in rows:
-            if row.seq > self._tail_seq:  # some may have been dropped for room meanwhile
-                self._ready.append(row)
-                self._ready_bytes += len(row.payload)
-        if rows:
-            self._tail_seq = max(self._tail_seq, rows[-1].seq)
-        else:
-            self._tail_seq = max(self._tail_seq, known)
-        self._lagging = self._tail_seq < self._spool.last_seq
+    def _fetched(self) -> None:
+        """The store was read."""
         if self._up:
             self._pump()
             self._tell_if_idle()
-
-    def _not_fetched(self, failure: Failure) -> None:
-        # The spool has told its own listener what broke; there is nothing to add, and nothing more will come.
-        failure.trap(StoreError)
-        self._fetching = False
 
 
 _SPLIT = {topics.TELEMETRY: payloads.split_telemetry, topics.ATTRIBUTES: payloads.split_attributes}
@@ -781,11 +657,6 @@ _SPLIT = {topics.TELEMETRY: payloads.split_telemetry, topics.ATTRIBUTES: payload
 def _link_down(failure: Failure) -> None:
     """What was in flight was put back when the session ended; the failed Deferred says the same once more."""
     failure.trap(LinkDown)
-
-
-def _speaks_of(row: Row) -> tuple[str, ...]:
-    """Whose data it is: names of devices, or the empty name for the gateway itself."""
-    return row.devices or ("",)
 
 
 def _named(row: Row) -> str:

@@ -124,6 +124,10 @@ class Budget:
         elif topic.startswith(topics.DEVICE_RPC_REQUEST):
             self._own_messages.spend(COMMAND, now)
 
+    def drain_messages(self, now: float) -> None:
+        """The session ended on an announcement, which is what ThingsBoard does when this limit is reached (3.9)."""
+        self._messages.drain(now)
+
     def drain(self, now: float) -> None:
         """ThingsBoard said, or its silence suggests, that the limits for children's data are reached."""
         for limiter in (*self._data, *self._backlog):

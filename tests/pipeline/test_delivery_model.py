@@ -208,7 +208,7 @@ class ModelTests(SynchronousTestCase):
         self.assertEqual(course.buried(), buried)
         self.assertEqual(course.said - course.server.keys, buried)
         self.assertEqual(course.bench.spool.stored, {})
-        self.assertEqual(course.bench.forwarder._sent, {})
+        self.assertEqual(course.bench.forwarder._flight.sent, {})
         self.assertEqual(course.bench.forwarder._retries, {})
         for name, numbers in course.server.taken.items():
             last = {number: place for place, number in enumerate(numbers)}

@@ -16,17 +16,17 @@ from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.model import Device, Draft, RateLimit, Row, SessionLimits
 from tbgw.pipeline import forwarder as module
+from tbgw.pipeline import ready as ready_module
 from tbgw.pipeline.announcements import ANNOUNCE_SECONDS
 from tbgw.pipeline.devices import DeviceRegistry
 from tbgw.pipeline.forwarder import (
-    FETCH_BYTES,
     MAX_WINDOW,
     PUBACK_SECONDS,
-    READY_BYTES,
     STRIKES,
     TRIES,
     Forwarder,
 )
+from tbgw.pipeline.ready import FETCH_BYTES, READY_BYTES
 from tbgw.thingsboard import payloads, topics
 from tests.fakes import FakeSpool, FakeUplink, Sent
 from tests.pipeline.test_ingest import MemoryRegistry
@@ -210,7 +210,7 @@ class DeliveryTests(Base):
 
     def test_held_rows_are_bounded(self):
         """Rows that wait for a PUBACK before theirs take no more memory than what is kept ready."""
-        self.patch(module, "READY_BYTES", 3000)
+        self.patch(module, "HELD_BYTES", 3000)
         bench = self.bench
         bench.start("A", limits=SessionLimits(max_inflight=5))
         bench.say(40, size=500)
@@ -218,7 +218,7 @@ class DeliveryTests(Base):
             later = [sent for sent in bench.uplink.waiting if number_of(sent) > 1]
             if later:
                 bench.uplink.acknowledge(later[0])
-        self.assertLess(bench.forwarder._held_bytes, 3000 + 4 * 600)
+        self.assertLess(bench.forwarder._flight.held_bytes, 3000 + 4 * 600)
         self.assertLess(len(bench.numbers()), 40)
         bench.finish()
         self.assertEqual(bench.numbers(), list(range(1, 41)))
@@ -489,8 +489,8 @@ class MemoryTests(Base):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(module, "READY_BYTES", 2000)
-        self.patch(module, "FETCH_BYTES", 1000)
+        self.patch(ready_module, "READY_BYTES", 2000)
+        self.patch(ready_module, "FETCH_BYTES", 1000)
 
     def test_constants(self):
         """Two fetches fill what is kept ready, so that fetching never goes beyond it."""
@@ -504,13 +504,13 @@ class MemoryTests(Base):
             bench.say(50, size=20)
             bench.uplink.acknowledge()
             bench.spool.run()
-            self.assertLessEqual(bench.forwarder._ready_bytes, 2000)
+            self.assertLessEqual(bench.forwarder._ready.bytes, 2000)
             bench.restart_session()
-            self.assertLessEqual(bench.forwarder._ready_bytes, 2000 + 5 * 100)
+            self.assertLessEqual(bench.forwarder._ready.bytes, 2000 + 5 * 100)
         bench.uplink.down()
         bench.say(100)
-        self.assertLessEqual(bench.forwarder._ready_bytes, 2000 + 5 * 100)
-        self.assertEqual(bench.forwarder._ready_bytes, sum(len(row.payload) for row in bench.forwarder._ready))
+        self.assertLessEqual(bench.forwarder._ready.bytes, 2000 + 5 * 100)
+        self.assertEqual(bench.forwarder._ready.bytes, sum(len(row.payload) for row in bench.forwarder._ready.rows))
         bench.finish()
         self.assertEqual(sorted(set(bench.numbers())), list(range(1, 351)))
         self.assertEqual(bench.spool.stored, {})
@@ -922,6 +922,21 @@ class LimitTests(Base):
             if not bench.uplink.waiting:
                 break
         self.assertEqual(bench.numbers(), list(range(1, 31)))
+
+    def test_announcement_that_ends_the_session(self):
+        """ThingsBoard closes the session when the limit for announcements is reached: then their bucket is empty."""
+        bench = self.bench
+        bench.registry.seen(Device("A"))
+        bench.forwarder.start()
+        bench.uplink.up(self.rates(messages=(RateLimit(10, 10.0),)))
+        self.assertEqual(len(bench.uplink.waiting), 1)
+        bench.uplink.down()
+        bench.uplink.up()
+        self.assertEqual(bench.uplink.waiting, [])
+        bench.clock.advance(2.4)
+        self.assertEqual(bench.uplink.waiting, [])
+        bench.clock.advance(0.2)
+        self.assertEqual([sent.device for sent in bench.uplink.waiting], ["A"])
 
     def test_shorter_wait_wins(self):
         """Waiting long for one bucket does not keep from looking when another has filled up."""

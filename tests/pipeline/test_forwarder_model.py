@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tbgw.model import Device, RateLimit, SessionLimits
 from tbgw.pipeline import announcements
 from tbgw.pipeline import forwarder as module
+from tbgw.pipeline import ready as ready_module
 from tbgw.thingsboard import payloads, topics
 from tests.fakes import Sent
 from tests.pipeline.test_forwarder import Bench, gone, telemetry
@@ -151,10 +152,10 @@ class Course:
         assert bench.uplink.most_waiting <= window, f"{bench.uplink.most_waiting} in flight, the window is {window}"
         for seq in bench.spool.deleted:
             assert self.is_acknowledged(seq), f"row {seq} was deleted without PUBACK"
-        ready = sum(len(row.payload) for row in bench.forwarder._ready)
-        assert ready == bench.forwarder._ready_bytes
+        ready = sum(len(row.payload) for row in bench.forwarder._ready.rows)
+        assert ready == bench.forwarder._ready.bytes
         assert ready <= 2 * READY + LARGEST * (1 + module.MAX_WINDOW), f"{ready} bytes in memory"
-        in_memory = [row.seq for row in bench.forwarder._ready]
+        in_memory = [row.seq for row in bench.forwarder._ready.rows]
         assert in_memory == sorted(set(in_memory)), f"in memory: {in_memory}"
 
     def finish(self) -> None:
@@ -263,8 +264,8 @@ class AnyCourseTests(SynchronousTestCase):
     """Random courses."""
 
     def setUp(self) -> None:
-        self.patch(module, "READY_BYTES", READY)
-        self.patch(module, "FETCH_BYTES", FETCH)
+        self.patch(ready_module, "READY_BYTES", READY)
+        self.patch(ready_module, "FETCH_BYTES", FETCH)
         self.patch(module, "PUBACK_SECONDS", 10_000.0)
         self.patch(announcements, "ANNOUNCE_SECONDS", 10_000.0)
 
@@ -297,7 +298,7 @@ class ModelTests(SynchronousTestCase):
     def test_seen_to_fail(self):
         """A forwarder that deletes early, or that forgets what was in flight, is found out."""
         words: list[tuple[object, ...]] = [("link", LIMITS[0]), ("come", ("A",), 0), ("answer", 0, 0), ("store", 2)]
-        with mock.patch.object(module.Forwarder, "_take_back", lambda self, rows: None):
+        with mock.patch.object(ready_module.Ready, "take_back", lambda self, rows: None):
             self.assertRaises(AssertionError, run, Course(False), [*words, ("link", LIMITS[0])])
         course = Course(False)
         course.link(LIMITS[0])
