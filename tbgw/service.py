@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -45,9 +46,6 @@ from tbgw.spool.service import Spool
 from tbgw.thingsboard import payloads, topics
 from tbgw.version import VERSION
 
-if TYPE_CHECKING:
-    pass
-
 STOP_SECONDS = 5.0
 """Longest time between SIGTERM and the end."""
 
@@ -73,7 +71,7 @@ class Gateway(Service):
         self._now_ms = now_ms or _now_ms
         self._log = Logger(namespace="tbgw.service")
         self.counters = Counters()
-        self.events = Events(self.counters, reactor.seconds)
+        self.events = Events(self.counters, reactor.seconds, later=reactor.callLater)
         self._sandbox, self._site = self._build_sandbox()
         self.registry = DeviceRegistry(config.data_dir / "connected_devices.json")
         self.spool = self._build_spool()
@@ -277,6 +275,11 @@ class Gateway(Service):
     def _open(self) -> None:
         if not self.running:
             return
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            # The terminal was closed: stop in good order, as at SIGTERM, rather than drop what waits.
+            signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reactor.stop))
+        if self._config.storage.type == "memory":
+            self._log.warn("storage.type is memory: what waits for ThingsBoard is lost when tbgw ends, however it ends")
         self._opened = self.spool.open()
         self._opened.addCallbacks(self._start_rest, self._not_opened)
         self._opened.addErrback(self._start_failed)
@@ -334,10 +337,13 @@ class Gateway(Service):
             await self._step("store", self.spool.close)
             await self._step("sandbox", *[part.stopService for part in (self._site, self._sandbox) if part is not None])
         give_up.cancel()
+        self.events.tell_held_back()
+        lost = self._config.storage.type == "memory"
         self._log.info(
-            "stopped: {delivered} message(s) delivered, {waiting} kept in the store",
+            "stopped: {delivered} message(s) delivered, {waiting} {fate}",
             delivered=self.forwarder.delivered_messages,
             waiting=self.spool.stored_messages,
+            fate="lost with the memory store" if lost else "kept in the store",
         )
 
     async def _step(self, what: str, *stops: Callable[[], Any]) -> None:

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -90,6 +91,23 @@ class EventsTests(Base):
         self.assertEqual(self.counters.snapshot(), {"told{A}": 1, "told{B}": 1})
         self.assertEqual((self.logged[0]["log_level"], self.logged[0]["event"]), (LogLevel.warn, "Told"))
         self.assertEqual(self.logged[0]["log_namespace"], "tbgw")
+
+    def test_held_back_lines_are_told_in_the_end(self):
+        """With a clock to call later, what is held back is told without a further event; and at once on request."""
+        clock = Clock()
+        events = Events(self.counters, clock.seconds, later=clock.callLater)
+        for count in (1, 10, 20, 30):
+            events.emit(AlsoLimited(count))
+        self.assertEqual(self.lines(), ["and again"])
+        clock.advance(LINE_EVERY_SECONDS)
+        self.assertEqual(self.lines()[1:], ["and again (and 2 more like it since the last such line: 60 in all)"])
+        clock.advance(LINE_EVERY_SECONDS)
+        self.assertEqual(clock.getDelayedCalls(), [], "nothing wakes up when there is nothing to tell")
+        events.emit(AlsoLimited(5))
+        events.emit(AlsoLimited(6))
+        events.tell_held_back()
+        events.tell_held_back()
+        self.assertEqual(self.lines()[2:], ["and again", "and again"])
 
     def test_only_logged(self):
         """An event without a counter counts nothing."""

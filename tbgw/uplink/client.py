@@ -44,8 +44,9 @@ LONGEST_CREDENTIALS_RETRY_SECONDS = 300.0
 REFUSED_CREDENTIALS = frozenset({2, 4, 5, 0x85, 0x86, 0x87})
 """CONNACK codes that speak of who we are: 2, 4, 5 on MQTT 3.1.1, the others on 5.0 (spec thingsboard-mqtt, 1.2)."""
 
-INFLIGHT_RESERVE = 200
-"""Publishes the protocol may hold beyond the forwarder's window: announcements whose PUBACK never comes."""
+INFLIGHT_RESERVE = 2000
+"""Publishes the protocol may hold beyond the forwarder's window: announcements whose PUBACK never comes, and answers to
+commands. They are small."""
 
 STABLE_SECONDS = 10.0
 """A session that lived this long counts as a success: the delays begin from the first again."""

@@ -24,7 +24,7 @@ from tbgw.mqtt import packets
 from tbgw.mqtt.codec import decode, encode
 from tbgw.thingsboard import payloads, topics
 from tbgw.uplink.client import CREDENTIALS_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Credentials, Uplink
-from tbgw.uplink.session import LIMITS_SECONDS
+from tbgw.uplink.session import LIMITS_SECONDS, SUBACK_SECONDS
 
 
 class Server:
@@ -180,6 +180,19 @@ class UplinkTests(SynchronousTestCase):
         self.assertEqual(self.listener.told, [("up", SessionLimits())])
         self.server.answer_limits(b'{"maxInflightMessages":10}')
         self.assertEqual(len(self.listener.told), 1, "too late is too late")
+
+    def test_no_suback(self) -> None:
+        """A server that never answers the subscription is given up, in words, and tried again."""
+        server = self.start()
+        server.send(packets.ConnAck(session_present=False, reason_code=0))
+        self.clock.advance(SUBACK_SECONDS - 0.01)
+        self.assertTrue(server.transport.connected)
+        self.clock.advance(0.02)
+        if server.transport.connected:
+            self.lose()
+        self.assertIn("SUBACK", self.uplink.status()["uplink"]["why"])
+        self.clock.advance(2)
+        self.assertEqual(len(self.endpoint.servers), 2)
 
     def test_a_plain_broker_echoes_the_request(self) -> None:
         """Our own request coming back says that nobody will answer: no waiting, and no command for anyone."""
