@@ -109,6 +109,7 @@ class DeliveryTests(TestCase):
         }
         (folder / "etc" / "tb_gateway.json").write_text(json.dumps(content))
         gateway = Gateway(load(folder / "etc", folder, {}), reactor)
+        gateway.events._later = None  # the timer of a held-back log line may outlive the service, but not the test
         gateway.startService()
         self.addCleanup(gateway.stopService)
         return gateway
