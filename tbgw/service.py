@@ -28,6 +28,7 @@ from zope.interface import implementer
 
 from tbgw.config.gateway import GatewayConfig
 from tbgw.config.loader import load_folder
+from tbgw.config.thingsboard import session_limits
 from tbgw.connectors.parsers import PARSERS
 from tbgw.errors import StoreError
 from tbgw.interfaces import IStatusSource
@@ -88,6 +89,8 @@ class Gateway(Service):
             max_payload_bytes=section.max_payload_bytes,
             idled=lambda: self.ingest.link_idled(),
             limits_changed=lambda limits: self.ingest.set_limits(self._pack_limits(limits)),
+            combine=lambda announced: session_limits(section, announced),
+            backlog_share=section.backlog_share_percent / 100,
             message_received=Downlink(self.uplink.publish, self.events).message_received,
         )
         self.uplink.set_listener(self.forwarder)
@@ -98,7 +101,7 @@ class Gateway(Service):
             clock=reactor,
             now_ms=self._now_ms,
             events=self.events,
-            limits=self._pack_limits(SessionLimits()),
+            limits=self._pack_limits(session_limits(section, SessionLimits())),
             pack_delay_seconds=section.pack_delay_ms / 1000,
             appended=self.forwarder.appended,
             link_idle=lambda: self.forwarder.idle,

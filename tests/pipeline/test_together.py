@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.model import Device, RateLimit, Reading, SessionLimits
-from tbgw.pipeline import forwarder as forwarder_module
+from tbgw.pipeline import ready as ready_module
 from tbgw.pipeline.forwarder import Forwarder
 from tbgw.pipeline.ingest import Ingest
 from tbgw.pipeline.packer import PackLimits
@@ -55,8 +55,8 @@ class TogetherTests(SynchronousTestCase):
     """The whole way but for sockets and disk."""
 
     def setUp(self) -> None:
-        self.patch(forwarder_module, "READY_BYTES", 3000)
-        self.patch(forwarder_module, "FETCH_BYTES", 1500)
+        self.patch(ready_module, "READY_BYTES", 3000)
+        self.patch(ready_module, "FETCH_BYTES", 1500)
 
     def course(self, seed: int) -> None:
         random = Random(seed)
