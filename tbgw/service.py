@@ -40,7 +40,7 @@ from tbgw.pipeline.ingest import Ingest
 from tbgw.pipeline.packer import MAX_POINTS, PackLimits
 from tbgw.pipeline.ratelimit import SHARE
 from tbgw.spool.runners import CallDirectly, StoreThread
-from tbgw.spool.service import Spool
+from tbgw.spool.service import TEND_SECONDS, Spool
 from tbgw.thingsboard import payloads, topics
 from tbgw.version import VERSION
 
@@ -178,6 +178,9 @@ class Gateway(Service):
             max_bytes=section.max_bytes,
             max_messages=section.max_messages,
             drop_policy=section.drop_policy,
+            ttl_seconds=section.ttl_seconds,
+            ttl_check_seconds=section.ttl_check_seconds,
+            tend_seconds=TEND_SECONDS,
         )
 
     def _build_uplink(self) -> Any:
@@ -356,11 +359,7 @@ class Gateway(Service):
         return {
             "version": VERSION,
             **self.uplink.status(),
-            "store": {
-                "rows": self.spool.stored_rows,
-                "messages": self.spool.stored_messages,
-                "bytes": self.spool.stored_bytes,
-            },
+            "store": self.spool.status(),
             "accepted": self.ingest.readings,
             "delivered": self.forwarder.delivered_messages,
             "inFlight": self.forwarder.in_flight,

@@ -59,6 +59,33 @@ class OldestDropped(Event):
 
 
 @dataclass(frozen=True)
+class MessagesExpired(Event):
+    """Rows were older than `messages_ttl_in_days`."""
+
+    level: ClassVar[Any] = LogLevel.warn
+    counter: ClassVar[str] = "messages_dropped"
+    label: ClassVar[str] = "reason"
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "{messages} messages in {rows} rows were older than messages_ttl_in_days: dropped ({reason})"
+    rows: int
+    messages: int
+    reason: str = "expired"
+
+    def amount(self) -> int:
+        return self.messages
+
+
+@dataclass(frozen=True)
+class StoreUpgraded(Event):
+    """The file had an older schema."""
+
+    text: ClassVar[str] = "Store {place} was upgraded from schema {schema}; a copy as it was is kept in {copy}"
+    place: str
+    schema: int
+    copy: str
+
+
+@dataclass(frozen=True)
 class MessagesNotStored(Event):
     """The store is broken: these were not, or may not have been, stored. Their receipts failed."""
 

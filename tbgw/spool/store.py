@@ -11,6 +11,10 @@ What holds
   steps over pages that cannot be read. When a write meets such a page, everything readable is copied to a new file that
   takes the old one's place; that wants room for both. The sums have a CRC too, and are counted anew when it is wrong.
 - Opening reads a handful of pages, however much is stored.
+- A file of an older schema is copied aside before it is upgraded, and one of a newer schema is left as it is. A new
+  file is made by the first schema and all upgrades, so it cannot differ from an upgraded one.
+- Room that is not used goes back to the file system: while rows come and go only what is far too much, otherwise nearly
+  all of it, in small steps.
 
 Considered and dropped
 - A temporary file renamed on creation: the schema is one transaction instead, so a crash leaves an empty database,
@@ -31,13 +35,26 @@ import json
 import os
 import sqlite3
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from tbgw.errors import StoreError
 from tbgw.model import Row
-from tbgw.spool.contract import PAGE_BYTES, Applied, Change, Fetched, Opened, Totals, row_bytes
+from tbgw.spool.contract import (
+    EXPIRE_STEP,
+    MARK_MS,
+    PAGE_BYTES,
+    Applied,
+    Change,
+    DeadLetter,
+    Fetched,
+    Opened,
+    Tended,
+    Totals,
+    row_bytes,
+)
 from tbgw.spool.files import (
     BUSY_SECONDS,
     is_damage,
@@ -49,7 +66,7 @@ from tbgw.spool.files import (
     unlink_database,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x74626777
 """`tbgw`: tells our files from other programs'."""
 MAX_DEAD_LETTERS: Final = 10_000
@@ -62,6 +79,8 @@ WAL_KEPT_BYTES: Final = 8 * 1024 * 1024
 """What the write-ahead log is cut back to after a checkpoint: about two of the largest groups."""
 FREE_PAGES_KEPT: Final = 8192
 """Free pages (32 MiB) that the file may keep for later; above, and above half of the file, they are given back."""
+IDLE_FREE_PAGES: Final = 2048
+"""... and what it keeps when `tend` finds time for it (8 MiB): a little ebb and flow moves no pages."""
 FREE_PAGES_STEP: Final = 1024
 """Pages given back at a time: measured 8 ms."""
 CHANGES_PER_LOOK: Final = 64
@@ -88,7 +107,12 @@ _RANGE_DELETE = "DELETE FROM rows WHERE seq BETWEEN ? AND ?"
 _BURY = "INSERT INTO dead_letters VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT_ASIDE = """INSERT INTO dead_letters SELECT NULL, seq, ?, 'unreadable', topic, devices, messages, points,
     coalesce(length(payload), 0) + coalesce(length(devices), 0) + 256, payload FROM rows WHERE seq = ?"""
-_META = "INSERT OR REPLACE INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?)"
+_META = """INSERT OR REPLACE INTO meta (id, last_seq, rows, messages, bytes, dead_rows, dead_bytes, running_ms, crc)
+    VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_READ_META = "SELECT last_seq, rows, messages, bytes, dead_rows, dead_bytes, running_ms, crc FROM meta WHERE id = 1"
+_DEAD = """SELECT id, buried_ms, reason, bytes, seq, topic, devices, messages, points, payload FROM dead_letters
+    WHERE id > ? ORDER BY id"""
+_MARK = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?)"
 
 
 class SqliteStore:
@@ -104,6 +128,13 @@ class SqliteStore:
         self._max_dead_letters = max_dead_letters
         self._max_dead_bytes = max_dead_bytes
         self._totals = Totals()
+        self._running_ms = 0
+        self._next_mark_ms = 0
+        """Running time from which on new rows get a mark of their own."""
+        self._dead_reasons: Counter[str] | None = None
+        """None: not counted since they changed."""
+        self._upgraded_from = 0
+        self._copy = ""
         self._lock_fd = -1
         self._connection: sqlite3.Connection | None = None
         self._full_sync = True
@@ -119,6 +150,7 @@ class SqliteStore:
             make_private_file(self.place)
             self._connection = self._connect(self.place)
             damaged = self._read_totals()
+            self._read_marks()
         except StoreError:
             self.close(None)
             raise
@@ -128,7 +160,7 @@ class SqliteStore:
         except (sqlite3.Error, OSError) as error:
             self.close(None)
             raise store_error("open", self.place, error) from error
-        return Opened(self._totals, damaged)
+        return Opened(self._totals, damaged, self._running_ms, self._upgraded_from, self._copy)
 
     def _connect(self, path: str) -> sqlite3.Connection:
         # check_same_thread off: all calls come from one thread at a time, but not always from the same (tests, close).
@@ -142,8 +174,8 @@ class SqliteStore:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        new = self._check_version(connection)
-        if new:
+        version = self._check_version(connection)
+        if not version:
             connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has to come before the first table
         connection.execute("PRAGMA journal_mode=WAL")
@@ -155,17 +187,44 @@ class SqliteStore:
         connection.execute("PRAGMA cell_size_check=ON")  # find damage where it is, not pages later
         connection.execute("PRAGMA trusted_schema=OFF")
         self._full_sync = True
-        if new:
-            schema = Path(__file__).with_name(f"schema_v{SCHEMA_VERSION}.sql").read_text(encoding="utf-8")
-            connection.executescript(f"BEGIN IMMEDIATE;\n{schema}\nCOMMIT;")
+        if version == SCHEMA_VERSION:
+            return
+        if version:
+            self._copy = self._copy_aside(connection, version)
+            self._upgraded_from = version
+        scripts = ["schema_v1.sql"] if not version else []
+        scripts += [f"upgrade_v{number}.sql" for number in range(max(version, 1) + 1, SCHEMA_VERSION + 1)]
+        steps = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in scripts]
+        connection.executescript("BEGIN IMMEDIATE;\n" + "\n".join(steps))
+        if version:
+            _complete_upgrade(connection)
+        connection.execute("COMMIT")
 
-    def _check_version(self, connection: sqlite3.Connection) -> bool:
-        """Whether the file is empty and has to be filled. Raises when it is not ours or too new; changes nothing."""
+    def _copy_aside(self, connection: sqlite3.Connection, version: int) -> str:
+        """Keep the file as it is before an upgrade, under a name that says so; that name."""
+        name, unfinished = f"{self.place}.schema{version}", f"{self.place}.copying"
+        unlink_database(unfinished)
+        make_private_file(unfinished)
+        target = sqlite3.connect(unfinished, isolation_level=None)
+        try:
+            connection.backup(target)
+            target.execute("PRAGMA journal_mode=DELETE")  # one file, which a person can move about
+        except sqlite3.Error:
+            target.close()
+            unlink_database(unfinished)
+            raise
+        target.close()
+        os.rename(unfinished, name)
+        sync_folder(os.path.dirname(os.path.abspath(name)))
+        return name
+
+    def _check_version(self, connection: sqlite3.Connection) -> int:
+        """The schema's version, 0 for an empty file. Raises when it is not ours or too new; changes nothing."""
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if version == 0 and application == 0 and tables == 0:
-            return True
+            return 0
         if application != APPLICATION_ID:
             raise StoreError(f"{self.place} is the database of another program, not a store of the gateway")
         if version > SCHEMA_VERSION:
@@ -173,29 +232,27 @@ class SqliteStore:
                 f"the store {self.place} was written by a newer version of the gateway (schema {version}, this one "
                 f"knows {SCHEMA_VERSION}); it was left as it is"
             )
-        if version != SCHEMA_VERSION:
+        if version < 1:
             raise StoreError(f"the store {self.place} has the unknown schema {version}")
-        return False
+        return int(version)
 
     def _read_totals(self) -> list[tuple[int, int]]:
         """Get the sums, and look at the end of the table, where the next rows will go. What a rebuild lost."""
         record: tuple[Any, ...] | None = None
         try:
-            record = self._db.execute(
-                "SELECT last_seq, rows, messages, bytes, dead_rows, dead_bytes, crc FROM meta WHERE id = 1"
-            ).fetchone()
+            record = self._db.execute(_READ_META).fetchone()
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
         sound = (
             record is not None
             and all(type(value) is int for value in record)
-            and record[6] == _totals_crc(Totals(*record[:6]))
+            and record[7] == _meta_crc(Totals(*record[:6]), record[6])
         )
         if record is None or not sound:
             self._totals = self._count_anew()
             return []
-        self._totals = Totals(*record[:6])
+        self._totals, self._running_ms = Totals(*record[:6]), record[6]
         try:
             self._db.execute("SELECT max(seq) FROM rows").fetchone()
         except sqlite3.DatabaseError as error:
@@ -203,6 +260,27 @@ class SqliteStore:
                 raise
             return self._rebuild()
         return []
+
+    def _read_marks(self) -> None:
+        """Get the newest mark, and begin anew with the ages when one is damaged."""
+        newest = None
+        try:
+            for seq, running_ms, crc in self._db.execute("SELECT seq, running_ms, crc FROM marks ORDER BY seq"):
+                if crc != _mark_crc(seq, running_ms):
+                    raise _MarkDamaged
+                newest = running_ms
+        except (_MarkDamaged, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
+                raise
+            # No age is known for sure any more. All begin anew, since nothing must expire early.
+            with contextlib.suppress(sqlite3.DatabaseError):  # a damaged page is rebuilt when a change meets it
+                self._db.execute("DELETE FROM marks")
+                self._db.execute(_MARK, (0, self._running_ms, _mark_crc(0, self._running_ms)))
+            self._next_mark_ms = self._running_ms + MARK_MS
+            return
+        if newest is not None:
+            self._running_ms = max(self._running_ms, newest)
+            self._next_mark_ms = newest + MARK_MS
 
     def _count_anew(self) -> Totals:
         """The sums from the tables themselves; takes time with a large store."""
@@ -231,7 +309,8 @@ class SqliteStore:
                     connection.execute("ROLLBACK")
                 if last_seq is not None and last_seq > self._totals.last_seq:
                     self._totals = self._totals._replace(last_seq=last_seq)
-                    connection.execute(_META, (*self._totals, _totals_crc(self._totals)))
+                    # The running time of the last minute goes along.
+                    connection.execute(_META, self._meta())
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
         if self._lock_fd >= 0:
@@ -270,6 +349,11 @@ class SqliteStore:
         for first, last in _ranges(change.deletes):
             gone = self._delete(first, last)
             rows, messages, size = rows - gone[0], messages - gone[1], size - gone[2]
+        running_ms = max(self._running_ms, change.running_ms)
+        marks = bool(change.rows) and running_ms >= self._next_mark_ms
+        if marks:
+            first = change.rows[0][0].seq
+            db.execute(_MARK, (first, running_ms, _mark_crc(first, running_ms)))
         self._insert(change.rows, change.now_ms)
         for row, own_size in change.rows:
             rows, messages, size = rows + 1, messages + row.messages, size + own_size
@@ -283,6 +367,11 @@ class SqliteStore:
             dead_rows, dead_bytes = dead_rows + 1, dead_bytes + own_size
             gone = self._delete(row.seq, row.seq)
             rows, messages, size = rows - gone[0], messages - gone[1], size - gone[2]
+        for number in change.exhumed:
+            letter = db.execute("SELECT bytes FROM dead_letters WHERE id = ?", (number,)).fetchone()
+            if letter is not None:
+                db.execute("DELETE FROM dead_letters WHERE id = ?", (number,))
+                dead_rows, dead_bytes = dead_rows - 1, dead_bytes - _count(letter[0])
         dropped = self._drop_oldest(change, messages, size)
         rows, messages, size = rows - dropped[0], messages - dropped[1], size - dropped[2]
         dead_gone = self._drop_oldest_dead(dead_rows, dead_bytes) if change.buried else (0, 0)
@@ -296,9 +385,13 @@ class SqliteStore:
                 dead_bytes - dead_gone[1],
             )
         )
-        db.execute(_META, (*totals, _totals_crc(totals)))
+        db.execute(_META, (*totals, running_ms, _meta_crc(totals, running_ms)))
         db.execute("COMMIT")
-        self._totals = totals
+        self._totals, self._running_ms = totals, running_ms
+        if marks:
+            self._next_mark_ms = running_ms + MARK_MS
+        if change.buried or change.exhumed:
+            self._dead_reasons = None
         return Applied(totals, dropped[0], dropped[1], dropped[3], dead_gone[0])
 
     def _insert(self, rows: Sequence[tuple[Row, int]], now_ms: int) -> None:
@@ -381,6 +474,106 @@ class SqliteStore:
             self._set_sync(full=False)
             # As a script: the module steps a lone statement without columns once, which gives back one page.
             self._db.executescript(f"PRAGMA incremental_vacuum({FREE_PAGES_STEP})")
+
+    def tend(self, running_ms: int, expire_before_ms: int | None, now_ms: int) -> Tended:
+        """See the contract. Writes nothing while there is nothing to keep an age for."""
+        try:
+            try:
+                return self._tend(running_ms, expire_before_ms)
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                self._roll_back()
+                return Tended(self._totals)  # the next change that meets the damage has the file rebuilt
+        except (sqlite3.Error, OSError) as error:
+            self._roll_back()
+            raise store_error("write", self.place, error) from error
+
+    def _tend(self, running_ms: int, expire_before_ms: int | None) -> Tended:
+        db = self._db
+        expired = (0, 0, 0)
+        more = False
+        running_ms = max(running_ms, self._running_ms)
+        if self._totals.rows:
+            self._set_sync(full=False)  # a lost expiry happens again
+            db.execute("BEGIN IMMEDIATE")
+            totals = self._totals
+            if expire_before_ms is not None:
+                totals, expired, more = self._expire(expire_before_ms)
+            db.execute(_META, (*totals, running_ms, _meta_crc(totals, running_ms)))
+            db.execute("COMMIT")
+            self._totals, self._running_ms = totals, running_ms
+        if self._dead_reasons is None:
+            found = db.execute("SELECT reason, count(*) FROM dead_letters GROUP BY reason")
+            self._dead_reasons = Counter({_text(reason): count for reason, count in found})
+        more = self._shrink() or more
+        return Tended(self._totals, *expired, self._oldest_running_ms(), dict(self._dead_reasons), more)
+
+    def _expire(self, before_ms: int) -> tuple[Totals, tuple[int, int, int], bool]:
+        """Drop the oldest rows that are surely older; the new sums, (rows, messages, last number), whether more are."""
+        db = self._db
+        old = self._totals
+        keep_from = newest_ms = None
+        for seq, running_ms in db.execute("SELECT seq, running_ms FROM marks ORDER BY seq"):
+            # Rows of a mark came up to MARK_MS after it.
+            if running_ms + MARK_MS > before_ms:
+                keep_from = seq
+                break
+            newest_ms = running_ms
+        if keep_from is None and newest_ms is not None:
+            keep_from = old.last_seq + 1
+        if keep_from is None:
+            return old, (0, 0, 0), False
+        rows = messages = size = last = 0
+        oldest = db.execute(
+            "SELECT seq, messages, bytes FROM rows WHERE seq < ? ORDER BY seq LIMIT ?", (keep_from, EXPIRE_STEP)
+        )
+        for seq, own_messages, own_bytes in oldest:
+            last = seq
+            rows, messages, size = rows + 1, messages + _count(own_messages), size + _count(own_bytes)
+        if rows:
+            db.execute("DELETE FROM rows WHERE seq <= ?", (last,))
+            # What is left begins in some mark's range; the marks before that one are of no use.
+            db.execute("DELETE FROM marks WHERE seq < (SELECT max(seq) FROM marks WHERE seq <= ?)", (last + 1,))
+        totals = _sound(old._replace(rows=old.rows - rows, messages=old.messages - messages, bytes=old.bytes - size))
+        return totals, (rows, messages, last), rows == EXPIRE_STEP
+
+    def _oldest_running_ms(self) -> int | None:
+        (seq,) = self._db.execute("SELECT min(seq) FROM rows").fetchone()
+        if seq is None:
+            return None
+        self._db.execute("DELETE FROM marks WHERE seq < (SELECT max(seq) FROM marks WHERE seq <= ?)", (seq,))
+        mark = self._db.execute("SELECT running_ms FROM marks WHERE seq <= ? ORDER BY seq DESC", (seq,)).fetchone()
+        return _count(mark[0]) if mark is not None else None
+
+    def _shrink(self) -> bool:
+        """Give unused pages back, one step; whether there are more to give."""
+        db = self._db
+        (free,) = db.execute("PRAGMA freelist_count").fetchone()
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        if free <= IDLE_FREE_PAGES or 2 * free <= pages:
+            return False
+        self._set_sync(full=False)
+        db.executescript(f"PRAGMA incremental_vacuum({min(FREE_PAGES_STEP, free - IDLE_FREE_PAGES)})")
+        (free,) = db.execute("PRAGMA freelist_count").fetchone()
+        if free > IDLE_FREE_PAGES:
+            return True
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # only now is the file shorter
+        return False
+
+    def dead_letters(self, after_id: int, max_bytes: int) -> list[DeadLetter]:
+        """See the contract."""
+        found: list[DeadLetter] = []
+        taken = 0
+        try:
+            for number, buried_ms, reason, size, *columns in self._db.execute(_DEAD, (after_id,)):
+                if found and taken + _count(size) > max_bytes:
+                    break
+                found.append(DeadLetter(number, buried_ms, _text(reason), _row_as_found(*columns)))
+                taken += _count(size)
+        except sqlite3.Error as error:
+            raise store_error("read", self.place, error) from error
+        return found
 
     def _roll_back(self) -> None:
         # What cannot be rolled back now is when the connection closes; the error that brought us here says more.
@@ -508,7 +701,8 @@ class SqliteStore:
         sync_folder(os.path.dirname(os.path.abspath(self.place)))
         self._connection = self._connect(self.place)
         self._totals = self._count_anew()._replace(last_seq=last_seq)
-        self._db.execute(_META, (*self._totals, _totals_crc(self._totals)))
+        self._db.execute(_META, self._meta())
+        self._read_marks()
         return lost
 
     def _copy_readable(self, lost: list[tuple[int, int]]) -> None:
@@ -527,11 +721,12 @@ class SqliteStore:
             for row in rows:  # not in ranges: those look one row further, which may be the damaged one
                 db.execute("INSERT INTO fresh.rows SELECT * FROM main.rows WHERE seq = ?", (row.seq,))
             db.execute("COMMIT")
-        try:
-            db.execute("INSERT INTO fresh.dead_letters SELECT * FROM main.dead_letters")
-        except sqlite3.DatabaseError as error:
-            if not is_damage(error):  # dead letters on damaged pages are dead indeed
-                raise
+        for table in ("dead_letters", "marks"):
+            try:
+                db.execute(f"INSERT INTO fresh.{table} SELECT * FROM main.{table}")  # noqa: S608 - constants
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):  # dead letters on damaged pages are dead indeed; ages begin anew
+                    raise
 
     def _empty_log(self, name: str) -> None:
         if self._db.execute(f"PRAGMA {name}.wal_checkpoint(TRUNCATE)").fetchone()[0]:
@@ -570,7 +765,7 @@ class SqliteStore:
                     old.dead_bytes + size - dead_gone[1],
                 )
             )
-            db.execute(_META, (*totals, _totals_crc(totals)))
+            db.execute(_META, (*totals, self._running_ms, _meta_crc(totals, self._running_ms)))
             db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
@@ -578,7 +773,24 @@ class SqliteStore:
             self._roll_back()
             return 0
         self._totals = totals
+        self._dead_reasons = None
         return dead_gone[0]
+
+    def _meta(self) -> tuple[int, ...]:
+        return (*self._totals, self._running_ms, _meta_crc(self._totals, self._running_ms))
+
+
+class _MarkDamaged(Exception):  # noqa: N818 - never leaves this module
+    """A mark is not what was written."""
+
+
+def _complete_upgrade(connection: sqlite3.Connection) -> None:
+    """What upgrading needs beyond SQL: sums with their new CRC, and ages that begin now."""
+    *sums, running_ms, crc = connection.execute(_READ_META).fetchone()
+    totals = Totals(*sums)
+    if crc == zlib.crc32(b"%d %d %d %d %d %d" % totals):  # else they were damaged, and are counted anew at opening
+        connection.execute("UPDATE meta SET crc = ?", (_meta_crc(totals, running_ms),))
+    connection.execute(_MARK, (0, running_ms, _mark_crc(0, running_ms)))
 
 
 def _row_crc(seq: int, topic: bytes, devices: bytes, messages: int, points: int, size: int, payload: bytes) -> int:
@@ -598,8 +810,27 @@ def _row_from(columns: tuple[Any, ...]) -> Row | None:
         return None
 
 
-def _totals_crc(totals: Totals) -> int:
-    return zlib.crc32(b"%d %d %d %d %d %d" % totals)
+def _row_as_found(seq: Any, topic: Any, devices: Any, messages: Any, points: Any, payload: Any) -> Row:
+    """A dead letter's row, with something harmless where damage left nothing of the right type."""
+    try:
+        names = tuple(map(str, json.loads(devices)))
+    except (TypeError, ValueError):
+        names = ()
+    content = payload if isinstance(payload, bytes) else b""
+    return Row(_count(seq), _text(topic), content, names, _count(messages), _count(points))
+
+
+def _text(value: object) -> str:
+    """A column that should hold text, which comes as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+
+
+def _meta_crc(totals: Totals, running_ms: int) -> int:
+    return zlib.crc32(b"%d %d %d %d %d %d %d" % (*totals, running_ms))
+
+
+def _mark_crc(seq: int, running_ms: int) -> int:
+    return zlib.crc32(b"%d %d" % (seq, running_ms))
 
 
 def _sound(totals: Totals) -> Totals:

@@ -28,6 +28,8 @@ class Ledger:
     def __init__(self) -> None:
         self.accepted: set[Id] = set()
         self.arrived: set[Id] = set()
+        self.lost: set[Id] = set()
+        """Accepted, and not arrived."""
         self.duplicates = 0
         """Arrivals of what had arrived before."""
         self.disorder: list[Id] = []
@@ -39,7 +41,10 @@ class Ledger:
 
     def accept(self, ids: Iterable[Id]) -> None:
         """These were answered as stored."""
-        self.accepted.update(ids)
+        for one in ids:
+            self.accepted.add(one)
+            if one not in self.arrived:
+                self.lost.add(one)
 
     def arrive(self, ids: Iterable[Id]) -> None:
         """These arrived, in this order."""
@@ -52,14 +57,10 @@ class Ledger:
                 self.duplicates += 1
                 continue
             self.arrived.add(one)
+            self.lost.discard(one)
             if number < self._highest.get(device, -1):
                 self.disorder.append(one)
             self._highest[device] = max(number, self._highest.get(device, -1))
-
-    @property
-    def lost(self) -> set[Id]:
-        """Accepted, and not arrived."""
-        return self.accepted - self.arrived
 
     def check(self, breaks: int) -> None:
         """

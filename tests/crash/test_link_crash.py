@@ -43,7 +43,7 @@ class BrokerTests(SynchronousTestCase):
         ledger.accept(driver.ids)
         ledger.accept(folder.stored())
         last = folder.driver(-1)
-        self.assertEqual(last.finish(), 0, last.log)
+        self.assertEqual(last.finish(100), 0, last.log)
         ledger.arrive(broker.arrived)
         say(self, f"{len(script)} deaths, {broker.unacknowledged} rows taken and not acknowledged: {ledger}")
         self.assertGreater(broker.unacknowledged, 0)
@@ -77,7 +77,7 @@ class NetworkTests(SynchronousTestCase):
         self.ledger.accept(self.driver.ids)
         self.ledger.accept(self.folder.stored())
         last = self.folder.driver(-1)
-        self.assertEqual(last.finish(), 0, last.log)
+        self.assertEqual(last.finish(100), 0, last.log)
         self.watch.until_all()
         say(self, f"{proxy.connections} connections: {self.ledger}")
         self.ledger.check(proxy.connections)
@@ -96,7 +96,12 @@ class NetworkTests(SynchronousTestCase):
             proxy.bandwidth_bytes = source.choice((0, 0, 20_000))
             self.more()
             for _ in range(3):
+                before = proxy.connections
                 proxy.reset()
+                end = time.monotonic() + SECONDS
+                while proxy.connections == before:
+                    self.assertLess(time.monotonic(), end, "no new connection")
+                    self.driver.read_for(0.02)
                 self.more(source.randrange(1, 100))
         self.well_again()
 

@@ -49,7 +49,7 @@ class KillTests(SynchronousTestCase):
         watch.until_all(120)
         say(self, f"{count} kills: {ledger}")
         ledger.check(count)
-        self.assertEqual(last.finish(), 0, last.log)
+        self.assertEqual(last.finish(100), 0, last.log)
         self.assertEqual(folder.stored(), [])
 
     def test_the_harness_can_fail(self):
@@ -209,7 +209,7 @@ class PowerCutTests(SynchronousTestCase):
         watch.until_all(120)
         say(self, f"{count + (count + 3) // 5} power cuts: {ledger}")
         ledger.check(count)
-        self.assertEqual(last.finish(), 0, last.log)
+        self.assertEqual(last.finish(100), 0, last.log)
         self.assertEqual(folder.stored(), [])
 
     def test_the_harness_can_fail(self):
