@@ -165,6 +165,10 @@ class Gateway(Service):
                 from tbgw.spool.memory import MemoryStore
 
                 return MemoryStore()
+            if section.type == "file":
+                from tbgw.spool.file import FileStore
+
+                return FileStore(folder)
             from tbgw.spool.store import SqliteStore
 
             return SqliteStore(folder / "spool.db")

@@ -116,7 +116,6 @@ class StorageSection:
     """What the spool is made from."""
 
     type: Kind
-    """A store of type `file` is kept in SQLite as well."""
     folder: Path
     """Where the files of the store lie."""
     max_bytes: int
@@ -149,8 +148,6 @@ def read_storage(node: Node, reporter: Reporter) -> StorageSection:
         max_messages, max_bytes = keys.max_records_count, MEMORY_BYTES
     elif keys.type == "file":
         max_messages = keys.max_file_count * keys.max_records_per_file
-        type_node = node.member("type")
-        reporter.notice(type_node or node, "file is kept in SQLite too: it survives a crash, with the same caps")
     if keys.max_bytes is None and max_bytes > MAX_BYTES:
         size = node.member("size_limit") or node.member("max_db_amount") or node
         reporter.fault(size, f"size_limit times max_db_amount is more than {MAX_BYTES // MIB} MiB")

@@ -17,6 +17,7 @@ from typing import Any
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tbgw.spool.contract import Store
+from tbgw.spool.file import FileStore
 from tbgw.spool.store import SqliteStore
 from tests.crash.ledger import Id, Ledger, ids_in
 from tests.programs import SECONDS, Program, mosquitto_sub
@@ -165,7 +166,7 @@ class CrashFolder:
 
     def open(self) -> Store:
         """The store itself."""
-        store: Store = SqliteStore(self.store / "spool.db")
+        store: Store = FileStore(self.store) if self.kind == "file" else SqliteStore(self.store / "spool.db")
         store.open()
         return store
 

@@ -214,8 +214,6 @@ class PowerCutTests(SynchronousTestCase):
 
     def test_the_harness_can_fail(self):
         """The same cut with SQLite's sync left out loses rows: the cut is real."""
-        if self.kind != "sqlite":
-            return
         disk = Ext4(self)
         source = random.Random(SEED)
         outcomes = {}
@@ -281,6 +279,24 @@ class ErrorTests(SynchronousTestCase):
         disk.unmount()
         disk.mount()
         self.again(folder, ledger, "The store broke.*([Ii]nput/output error|read-only)", log)
+
+
+class FileKillTests(KillTests):
+    """The same with the file store."""
+
+    kind = "file"
+
+
+class FilePowerCutTests(PowerCutTests):
+    """The same with the file store."""
+
+    kind = "file"
+
+
+class FileErrorTests(ErrorTests):
+    """The same with the file store."""
+
+    kind = "file"
 
 
 class LedgerTests(SynchronousTestCase):

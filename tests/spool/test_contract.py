@@ -8,6 +8,7 @@ from twisted.trial import unittest
 
 from tbgw.model import Draft
 from tbgw.spool.contract import EXPIRE_STEP, MARK_MS, PAGE_BYTES, Change, Store, Totals, row_bytes
+from tbgw.spool.file import FileStore
 from tbgw.spool.memory import MemoryStore
 from tbgw.spool.store import SqliteStore
 from tests.spool.fakes import NOW_MS, draft, keep, row
@@ -239,6 +240,20 @@ class SqliteContractTests(StoreContract, unittest.TestCase):
     def make(self, max_dead_letters=100, max_dead_bytes=AMPLE):
         store = SqliteStore(self.path, max_dead_letters, max_dead_bytes)
         self.addCleanup(store.close, None)
+        return store
+
+
+class FileContractTests(StoreContract, unittest.TestCase):
+    """The contract, kept by files."""
+
+    def setUp(self):
+        self.path = Path(self.mktemp())
+        self.store = self.make()
+
+    def make(self, max_dead_letters=100, max_dead_bytes=AMPLE):
+        store = FileStore(self.path, max_dead_letters, max_dead_bytes)
+        self.addCleanup(store.close, None)
+        self.path = self.path / "next"  # a test that makes another one wants it empty
         return store
 
 
