@@ -86,6 +86,33 @@ class StoreUpgraded(Event):
 
 
 @dataclass(frozen=True)
+class FileImported(Event):
+    """A storage file of the reference gateway was read in."""
+
+    text: ClassVar[str] = "Imported {file}; {records} records so far"
+    file: str
+    records: int
+
+
+@dataclass(frozen=True)
+class ImportWaits(Event):
+    """The store has no room for what is to be imported."""
+
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "The import waits until the store has room"
+
+
+@dataclass(frozen=True)
+class ImportFailed(Event):
+    """The import ended; what is left stays in its files."""
+
+    level: ClassVar[Any] = LogLevel.error
+    text: ClassVar[str] = "The import from {folder} failed: {error}; a later start goes on from there"
+    folder: str
+    error: str
+
+
+@dataclass(frozen=True)
 class MessagesNotStored(Event):
     """The store is broken: these were not, or may not have been, stored. Their receipts failed."""
 
