@@ -203,6 +203,7 @@ class Gateway(Service):
             events=self.events,
             limit_bytes=self._pack_limits(SessionLimits()).telemetry_bytes,
             known=self._know,
+            appended=self.forwarder.appended,
         )
 
     def _know(self, profiles: Mapping[str, str]) -> None:

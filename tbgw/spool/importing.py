@@ -271,7 +271,10 @@ def drafts_of(records: list[Record], limit_bytes: int) -> list[Draft]:
 
 
 class Importer:
-    """Feeds the spool from a folder of the reference's files. `known` is told each profile by name before the rows."""
+    """
+    Feeds the spool from a folder of the reference's files. `known` is told profiles by name before rows come;
+    `appended` gets the rows in the turn in which they were appended, as from ingest.
+    """
 
     def __init__(
         self,
@@ -283,6 +286,7 @@ class Importer:
         events: Events,
         limit_bytes: int,
         known: Callable[[Mapping[str, str]], None],
+        appended: Callable[[list[Row]], None],
     ) -> None:
         self._spool = spool
         self._files = ReferenceFiles(folder)
@@ -291,6 +295,7 @@ class Importer:
         self._events = events
         self._limit_bytes = limit_bytes
         self._known = known
+        self._appended = appended
         self._waiting: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
         self._stopped = False
@@ -322,7 +327,9 @@ class Importer:
             self._known({one.device: one.profile for one in good if one.device != GATEWAY_ITSELF})
             for text in bad:
                 self._spool.bury(Row(0, "", text, (), 1, 0), "import")
-            _, stored = self._spool.append(drafts)
+            rows, stored = self._spool.append(drafts)
+            if rows:
+                self._appended(rows)
             await stored
             await self._spool.run_in_store_thread(partial(self._files.done, batch))
             self.records += len(good)

@@ -34,10 +34,8 @@ import contextlib
 import json
 import os
 import sqlite3
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Final
 
 from tbgw.errors import StoreError
@@ -65,10 +63,19 @@ from tbgw.spool.files import (
     take_lock,
     unlink_database,
 )
+from tbgw.spool.records import (
+    as_count,
+    as_text,
+    mark_crc,
+    meta_crc,
+    row_as_found,
+    row_crc,
+    row_from,
+    runs_of,
+    sound_totals,
+)
+from tbgw.spool.schema import MARK, READ_META, check_version, complete
 
-SCHEMA_VERSION: Final = 2
-APPLICATION_ID: Final = 0x74626777
-"""`tbgw`: tells our files from other programs'."""
 MAX_DEAD_LETTERS: Final = 10_000
 """Dead letters that are kept: enough for a person to look into."""
 MAX_DEAD_BYTES: Final = 16 * 1024 * 1024
@@ -109,10 +116,8 @@ _PUT_ASIDE = """INSERT INTO dead_letters SELECT NULL, seq, ?, 'unreadable', topi
     coalesce(length(payload), 0) + coalesce(length(devices), 0) + 256, payload FROM rows WHERE seq = ?"""
 _META = """INSERT OR REPLACE INTO meta (id, last_seq, rows, messages, bytes, dead_rows, dead_bytes, running_ms, crc)
     VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_READ_META = "SELECT last_seq, rows, messages, bytes, dead_rows, dead_bytes, running_ms, crc FROM meta WHERE id = 1"
 _DEAD = """SELECT id, buried_ms, reason, bytes, seq, topic, devices, messages, points, payload FROM dead_letters
     WHERE id > ? ORDER BY id"""
-_MARK = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?)"
 
 
 class SqliteStore:
@@ -174,7 +179,7 @@ class SqliteStore:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        version = self._check_version(connection)
+        version = check_version(connection, self.place)
         if not version:
             connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has to come before the first table
@@ -187,67 +192,22 @@ class SqliteStore:
         connection.execute("PRAGMA cell_size_check=ON")  # find damage where it is, not pages later
         connection.execute("PRAGMA trusted_schema=OFF")
         self._full_sync = True
-        if version == SCHEMA_VERSION:
-            return
-        if version:
-            self._copy = self._copy_aside(connection, version)
-            self._upgraded_from = version
-        scripts = ["schema_v1.sql"] if not version else []
-        scripts += [f"upgrade_v{number}.sql" for number in range(max(version, 1) + 1, SCHEMA_VERSION + 1)]
-        steps = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in scripts]
-        connection.executescript("BEGIN IMMEDIATE;\n" + "\n".join(steps))
-        if version:
-            _complete_upgrade(connection)
-        connection.execute("COMMIT")
-
-    def _copy_aside(self, connection: sqlite3.Connection, version: int) -> str:
-        """Keep the file as it is before an upgrade, under a name that says so; that name."""
-        name, unfinished = f"{self.place}.schema{version}", f"{self.place}.copying"
-        unlink_database(unfinished)
-        make_private_file(unfinished)
-        target = sqlite3.connect(unfinished, isolation_level=None)
-        try:
-            connection.backup(target)
-            target.execute("PRAGMA journal_mode=DELETE")  # one file, which a person can move about
-        except sqlite3.Error:
-            target.close()
-            unlink_database(unfinished)
-            raise
-        target.close()
-        os.rename(unfinished, name)
-        sync_folder(os.path.dirname(os.path.abspath(name)))
-        return name
-
-    def _check_version(self, connection: sqlite3.Connection) -> int:
-        """The schema's version, 0 for an empty file. Raises when it is not ours or too new; changes nothing."""
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if version == 0 and application == 0 and tables == 0:
-            return 0
-        if application != APPLICATION_ID:
-            raise StoreError(f"{self.place} is the database of another program, not a store of the gateway")
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"the store {self.place} was written by a newer version of the gateway (schema {version}, this one "
-                f"knows {SCHEMA_VERSION}); it was left as it is"
-            )
-        if version < 1:
-            raise StoreError(f"the store {self.place} has the unknown schema {version}")
-        return int(version)
+        copy = complete(connection, self.place, version)
+        if copy:
+            self._copy, self._upgraded_from = copy, version
 
     def _read_totals(self) -> list[tuple[int, int]]:
         """Get the sums, and look at the end of the table, where the next rows will go. What a rebuild lost."""
         record: tuple[Any, ...] | None = None
         try:
-            record = self._db.execute(_READ_META).fetchone()
+            record = self._db.execute(READ_META).fetchone()
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
         sound = (
             record is not None
             and all(type(value) is int for value in record)
-            and record[7] == _meta_crc(Totals(*record[:6]), record[6])
+            and record[7] == meta_crc(Totals(*record[:6]), record[6])
         )
         if record is None or not sound:
             self._totals = self._count_anew()
@@ -266,7 +226,7 @@ class SqliteStore:
         newest = None
         try:
             for seq, running_ms, crc in self._db.execute("SELECT seq, running_ms, crc FROM marks ORDER BY seq"):
-                if crc != _mark_crc(seq, running_ms):
+                if crc != mark_crc(seq, running_ms):
                     raise _MarkDamaged
                 newest = running_ms
         except (_MarkDamaged, sqlite3.DatabaseError) as error:
@@ -275,7 +235,7 @@ class SqliteStore:
             # No age is known for sure any more. All begin anew, since nothing must expire early.
             with contextlib.suppress(sqlite3.DatabaseError):  # a damaged page is rebuilt when a change meets it
                 self._db.execute("DELETE FROM marks")
-                self._db.execute(_MARK, (0, self._running_ms, _mark_crc(0, self._running_ms)))
+                self._db.execute(MARK, (0, self._running_ms, mark_crc(0, self._running_ms)))
             self._next_mark_ms = self._running_ms + MARK_MS
             return
         if newest is not None:
@@ -291,7 +251,7 @@ class SqliteStore:
             "SELECT max(seq), count(*), total(bytes) FROM dead_letters"
         ).fetchone()
         return Totals(
-            max(self._totals.last_seq, _count(highest), _count(dead_highest)),
+            max(self._totals.last_seq, as_count(highest), as_count(dead_highest)),
             rows,
             int(messages),
             int(size),
@@ -346,14 +306,14 @@ class SqliteStore:
         self._set_sync(full=bool(change.rows or change.buried))
         db.execute("BEGIN IMMEDIATE")
         _, rows, messages, size, dead_rows, dead_bytes = self._totals
-        for first, last in _ranges(change.deletes):
+        for first, last in runs_of(change.deletes):
             gone = self._delete(first, last)
             rows, messages, size = rows - gone[0], messages - gone[1], size - gone[2]
         running_ms = max(self._running_ms, change.running_ms)
         marks = bool(change.rows) and running_ms >= self._next_mark_ms
         if marks:
             first = change.rows[0][0].seq
-            db.execute(_MARK, (first, running_ms, _mark_crc(first, running_ms)))
+            db.execute(MARK, (first, running_ms, mark_crc(first, running_ms)))
         self._insert(change.rows, change.now_ms)
         for row, own_size in change.rows:
             rows, messages, size = rows + 1, messages + row.messages, size + own_size
@@ -371,11 +331,11 @@ class SqliteStore:
             letter = db.execute("SELECT bytes FROM dead_letters WHERE id = ?", (number,)).fetchone()
             if letter is not None:
                 db.execute("DELETE FROM dead_letters WHERE id = ?", (number,))
-                dead_rows, dead_bytes = dead_rows - 1, dead_bytes - _count(letter[0])
+                dead_rows, dead_bytes = dead_rows - 1, dead_bytes - as_count(letter[0])
         dropped = self._drop_oldest(change, messages, size)
         rows, messages, size = rows - dropped[0], messages - dropped[1], size - dropped[2]
         dead_gone = self._drop_oldest_dead(dead_rows, dead_bytes) if change.buried else (0, 0)
-        totals = _sound(
+        totals = sound_totals(
             Totals(
                 max(self._totals.last_seq, change.last_seq),
                 rows,
@@ -385,7 +345,7 @@ class SqliteStore:
                 dead_bytes - dead_gone[1],
             )
         )
-        db.execute(_META, (*totals, running_ms, _meta_crc(totals, running_ms)))
+        db.execute(_META, (*totals, running_ms, meta_crc(totals, running_ms)))
         db.execute("COMMIT")
         self._totals, self._running_ms = totals, running_ms
         if marks:
@@ -398,7 +358,7 @@ class SqliteStore:
         values: list[object] = []
         for row, size in rows:
             devices = json.dumps(row.devices).encode("ascii")
-            crc = _row_crc(row.seq, row.topic.encode(), devices, row.messages, row.points, size, row.payload)
+            crc = row_crc(row.seq, row.topic.encode(), devices, row.messages, row.points, size, row.payload)
             values += (
                 row.seq,
                 now_ms,
@@ -434,8 +394,8 @@ class SqliteStore:
         for seq, own_messages, own_bytes in oldest:
             last = seq
             rows += 1
-            gone_messages += _count(own_messages)
-            gone_bytes += _count(own_bytes)
+            gone_messages += as_count(own_messages)
+            gone_bytes += as_count(own_bytes)
             if gone_bytes >= over_bytes and gone_messages >= over_messages:
                 break
         oldest.close()
@@ -452,7 +412,7 @@ class SqliteStore:
         for number, size in oldest:
             last = number
             gone_rows += 1
-            gone_bytes += _count(size)
+            gone_bytes += as_count(size)
             if gone_rows >= over_rows and gone_bytes >= over_bytes:
                 break
         oldest.close()
@@ -500,12 +460,12 @@ class SqliteStore:
             totals = self._totals
             if expire_before_ms is not None:
                 totals, expired, more = self._expire(expire_before_ms)
-            db.execute(_META, (*totals, running_ms, _meta_crc(totals, running_ms)))
+            db.execute(_META, (*totals, running_ms, meta_crc(totals, running_ms)))
             db.execute("COMMIT")
             self._totals, self._running_ms = totals, running_ms
         if self._dead_reasons is None:
             found = db.execute("SELECT reason, count(*) FROM dead_letters GROUP BY reason")
-            self._dead_reasons = Counter({_text(reason): count for reason, count in found})
+            self._dead_reasons = Counter({as_text(reason): count for reason, count in found})
         more = self._shrink() or more
         return Tended(self._totals, *expired, self._oldest_running_ms(), dict(self._dead_reasons), more)
 
@@ -530,13 +490,13 @@ class SqliteStore:
         )
         for seq, own_messages, own_bytes in oldest:
             last = seq
-            rows, messages, size = rows + 1, messages + _count(own_messages), size + _count(own_bytes)
+            rows, messages, size = rows + 1, messages + as_count(own_messages), size + as_count(own_bytes)
         if rows:
             db.execute("DELETE FROM rows WHERE seq <= ?", (last,))
             # What is left begins in some mark's range; the marks before that one are of no use.
             db.execute("DELETE FROM marks WHERE seq < (SELECT max(seq) FROM marks WHERE seq <= ?)", (last + 1,))
-        totals = _sound(old._replace(rows=old.rows - rows, messages=old.messages - messages, bytes=old.bytes - size))
-        return totals, (rows, messages, last), rows == EXPIRE_STEP
+        left = old._replace(rows=old.rows - rows, messages=old.messages - messages, bytes=old.bytes - size)
+        return sound_totals(left), (rows, messages, last), rows == EXPIRE_STEP
 
     def _oldest_running_ms(self) -> int | None:
         (seq,) = self._db.execute("SELECT min(seq) FROM rows").fetchone()
@@ -544,7 +504,7 @@ class SqliteStore:
             return None
         self._db.execute("DELETE FROM marks WHERE seq < (SELECT max(seq) FROM marks WHERE seq <= ?)", (seq,))
         mark = self._db.execute("SELECT running_ms FROM marks WHERE seq <= ? ORDER BY seq DESC", (seq,)).fetchone()
-        return _count(mark[0]) if mark is not None else None
+        return as_count(mark[0]) if mark is not None else None
 
     def _shrink(self) -> bool:
         """Give unused pages back, one step; whether there are more to give."""
@@ -567,10 +527,10 @@ class SqliteStore:
         taken = 0
         try:
             for number, buried_ms, reason, size, *columns in self._db.execute(_DEAD, (after_id,)):
-                if found and taken + _count(size) > max_bytes:
+                if found and taken + as_count(size) > max_bytes:
                     break
-                found.append(DeadLetter(number, buried_ms, _text(reason), _row_as_found(*columns)))
-                taken += _count(size)
+                found.append(DeadLetter(number, buried_ms, as_text(reason), row_as_found(*columns)))
+                taken += as_count(size)
         except sqlite3.Error as error:
             raise store_error("read", self.place, error) from error
         return found
@@ -621,7 +581,7 @@ class SqliteStore:
         cursor = self._db.cursor()
         try:
             for columns in cursor.execute(_FETCH, (position + 1, limit)):
-                row = _row_from(columns)
+                row = row_from(columns)
                 if row is None:
                     bad.append(columns[0])
                     if position < columns[0] <= self._totals.last_seq:  # the number may be what is damaged
@@ -755,7 +715,7 @@ class SqliteStore:
             gone = self._delete(seq, seq)
             old = self._totals
             dead_gone = self._drop_oldest_dead(old.dead_rows + 1, old.dead_bytes + size)
-            totals = _sound(
+            totals = sound_totals(
                 Totals(
                     old.last_seq,
                     old.rows - gone[0],
@@ -765,7 +725,7 @@ class SqliteStore:
                     old.dead_bytes + size - dead_gone[1],
                 )
             )
-            db.execute(_META, (*totals, self._running_ms, _meta_crc(totals, self._running_ms)))
+            db.execute(_META, (*totals, self._running_ms, meta_crc(totals, self._running_ms)))
             db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
@@ -777,87 +737,8 @@ class SqliteStore:
         return dead_gone[0]
 
     def _meta(self) -> tuple[int, ...]:
-        return (*self._totals, self._running_ms, _meta_crc(self._totals, self._running_ms))
+        return (*self._totals, self._running_ms, meta_crc(self._totals, self._running_ms))
 
 
 class _MarkDamaged(Exception):  # noqa: N818 - never leaves this module
     """A mark is not what was written."""
-
-
-def _complete_upgrade(connection: sqlite3.Connection) -> None:
-    """What upgrading needs beyond SQL: sums with their new CRC, and ages that begin now."""
-    *sums, running_ms, crc = connection.execute(_READ_META).fetchone()
-    totals = Totals(*sums)
-    if crc == zlib.crc32(b"%d %d %d %d %d %d" % totals):  # else they were damaged, and are counted anew at opening
-        connection.execute("UPDATE meta SET crc = ?", (_meta_crc(totals, running_ms),))
-    connection.execute(_MARK, (0, running_ms, _mark_crc(0, running_ms)))
-
-
-def _row_crc(seq: int, topic: bytes, devices: bytes, messages: int, points: int, size: int, payload: bytes) -> int:
-    head = b"%d %b %b %d %d %d" % (seq, topic, devices, messages, points, size)
-    return zlib.crc32(payload, zlib.crc32(head))
-
-
-def _row_from(columns: tuple[Any, ...]) -> Row | None:
-    """The row, or None when its content is not what was written."""
-    seq, topic, devices, messages, points, size, crc, payload = columns
-    try:
-        if crc != _row_crc(seq, topic, devices, messages, points, size, payload):
-            return None
-        names = json.loads(devices)
-        return Row(seq, topic.decode(), payload, tuple(names), messages, points)
-    except (TypeError, ValueError, AttributeError):  # damage changes types as well as values
-        return None
-
-
-def _row_as_found(seq: Any, topic: Any, devices: Any, messages: Any, points: Any, payload: Any) -> Row:
-    """A dead letter's row, with something harmless where damage left nothing of the right type."""
-    try:
-        names = tuple(map(str, json.loads(devices)))
-    except (TypeError, ValueError):
-        names = ()
-    content = payload if isinstance(payload, bytes) else b""
-    return Row(_count(seq), _text(topic), content, names, _count(messages), _count(points))
-
-
-def _text(value: object) -> str:
-    """A column that should hold text, which comes as bytes."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
-
-
-def _meta_crc(totals: Totals, running_ms: int) -> int:
-    return zlib.crc32(b"%d %d %d %d %d %d %d" % (*totals, running_ms))
-
-
-def _mark_crc(seq: int, running_ms: int) -> int:
-    return zlib.crc32(b"%d %d" % (seq, running_ms))
-
-
-def _sound(totals: Totals) -> Totals:
-    """The sums without what damaged rows may have done to them: nothing negative, and no rows means nothing."""
-    last_seq, rows, messages, size, dead_rows, dead_bytes = totals
-    if rows <= 0:
-        rows = messages = size = 0
-    if dead_rows <= 0:
-        dead_rows = dead_bytes = 0
-    return Totals(last_seq, rows, max(messages, 0), max(size, 0), dead_rows, max(dead_bytes, 0))
-
-
-def _count(value: object) -> int:
-    """A column that should hold a count; 0 when damage made something else of it."""
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _ranges(seqs: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """(first, last) of the runs in `seqs`, ascending."""
-    first = last = None
-    for seq in sorted(set(seqs)):
-        if first is None or last is None:
-            first = last = seq
-        elif seq == last + 1:
-            last = seq
-        else:
-            yield first, last
-            first = last = seq
-    if first is not None and last is not None:
-        yield first, last

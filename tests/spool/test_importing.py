@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
+from tbgw.model import Row
 from tbgw.spool import importing
 from tbgw.spool.importing import GATEWAY_ITSELF, Importer, drafts_of, parse_record
 from tbgw.spool.memory import MemoryStore
@@ -38,6 +39,7 @@ class ImportCase(unittest.TestCase):
         self.clock = Clock()
         self.events, self.counters = events()
         self.known: dict[str, str] = {}
+        self.rows: list[Row] = []
         self.store = MemoryStore()
         self.spool = self.open()
 
@@ -62,6 +64,7 @@ class ImportCase(unittest.TestCase):
             events=self.events,
             limit_bytes=60_000,
             known=self.known.update,
+            appended=self.rows.extend,
         )
 
     def run_import(self) -> None:
@@ -106,6 +109,7 @@ class FileTests(ImportCase):
         (self.folder / "state_file.txt").write_text(json.dumps({"file": "data_900.txt", "position": 1}))
         self.run_import()
         assert self.arrived() == [2, 3, 4, 5]
+        assert self.rows == self.store.fetch(0, AMPLE, NOW_MS).rows  # the forwarder has them too
         assert self.left() == ["data_1000.txt.imported", "data_900.txt.imported", "state_file.txt"]
         assert self.known == {"Old": "meter"}
         self.run_import()

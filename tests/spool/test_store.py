@@ -16,8 +16,10 @@ from pathlib import Path
 from twisted.trial import unittest
 
 from tbgw.errors import StoreError
+from tbgw.spool import schema as schema_module
 from tbgw.spool import store as store_module
 from tbgw.spool.contract import PAGE_BYTES, Change, Totals, row_bytes
+from tbgw.spool.records import row_crc
 from tbgw.spool.store import SqliteStore
 from tests.spool.fakes import NOW_MS, keep, row, sized
 
@@ -222,7 +224,7 @@ class UpgradeTests(StoreCase):
         connection.executescript(f"BEGIN;\n{schema}\nCOMMIT;")
         one, size = row(5, b"old"), row_bytes(row(5, b"old"))
         devices = '["Meter 1"]'
-        crc = store_module._row_crc(5, one.topic.encode(), devices.encode(), 1, 2, size, b"old")
+        crc = row_crc(5, one.topic.encode(), devices.encode(), 1, 2, size, b"old")
         values = (5, NOW_MS, one.topic, devices, 1, 2, size, crc, b"old")
         connection.execute("INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,?)", values)
         dead = (1, 3, NOW_MS, "refused", one.topic, devices, 1, 2, size, b"old")
@@ -274,7 +276,7 @@ class UpgradeTests(StoreCase):
         """A kill during the copy or the upgrade leaves the old file, and the next start upgrades it."""
         self.old()
         (self.folder / "spool.db.copying").write_bytes(b"half a copy")
-        self.patch(store_module, "_complete_upgrade", lambda connection: connection.execute("SELECT nothing"))
+        self.patch(schema_module, "_carry_over", lambda connection: connection.execute("SELECT nothing"))
         assert "nothing" in self.refused()
         connection = sqlite3.connect(self.path)
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
@@ -284,7 +286,7 @@ class UpgradeTests(StoreCase):
         assert not (self.folder / "spool.db.copying").exists()
 
     def mend(self) -> None:
-        self.patch(store_module, "_complete_upgrade", COMPLETE_UPGRADE)
+        self.patch(schema_module, "_carry_over", CARRY_OVER)
 
     def test_no_room_for_the_copy(self):
         """Without room for the copy nothing is upgraded, and it says so."""
@@ -307,7 +309,7 @@ class UpgradeTests(StoreCase):
         assert store.tend(1_000_000, 500_000, NOW_MS).expired_rows == 1
 
 
-COMPLETE_UPGRADE = store_module._complete_upgrade
+CARRY_OVER = schema_module._carry_over
 
 
 class PrivacyTests(StoreCase):
