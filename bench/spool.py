@@ -180,9 +180,13 @@ def start(repeats: int = 5) -> None:
 
 def drain(messages: int = 1_000_000) -> None:
     """A full store against mosquitto."""
-    readings = 100
-    print(f"\n== drain: {messages:,} stored messages, {readings} in a row, through the gateway to mosquitto at QoS 1;")
-    print(f"   gateway on core {GATEWAY_CORE}, broker and subscriber on core {LOAD_CORE}; PSS ten times on the way")
+    print(f"\n== drain: {messages:,} stored messages through the gateway to mosquitto at QoS 1; gateway on core")
+    print(f"   {GATEWAY_CORE}, broker and subscriber on core {LOAD_CORE}; from first to last arrival; PSS on the way")
+    for readings in (100, 10):
+        _drain(messages, readings)
+
+
+def _drain(messages: int, readings: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="tbgw-bench-", dir=Path.cwd()))
     try:
         size = _fill(folder / "store", messages // readings, readings)
@@ -198,7 +202,7 @@ def drain(messages: int = 1_000_000) -> None:
             with gateway(broker, folder=folder) as running:
                 samples = [(time.perf_counter(), running.pss_kib() / 1024)]
                 while subscriber.poll() is None:
-                    time.sleep(0.25)
+                    time.sleep(0.1)
                     samples.append((time.perf_counter(), running.pss_kib() / 1024))
                 result = json.loads(subscriber.stdout.readline())
                 cpu = running.cpu_seconds()
@@ -207,9 +211,9 @@ def drain(messages: int = 1_000_000) -> None:
         step = max(1, len(during) // 10)
         order = "kept" if result["order"] else "BROKEN"
         rate = result["readings"] / took
-        print(f"   {size / 2**20:.0f} MiB; {result['distinct']:,} arrived, order {order}")
-        print(f"   {rate:,.0f} messages/s over {took:.1f} s, {cpu / messages * 1e6:.1f} us CPU each")
-        print("   PSS in MiB: " + " ".join(f"{pss:.1f}" for pss in during[::step]))
+        print(f"   {readings} in a row, {size / 2**20:.0f} MiB: {result['distinct']:,} arrived, order {order},")
+        print(f"      {rate:,.0f} messages/s over {took:.1f} s, {cpu / messages * 1e6:.1f} us CPU each, start included")
+        print("      PSS in MiB: " + " ".join(f"{pss:.1f}" for pss in during[::step]), flush=True)
     finally:
         shutil.rmtree(folder)
 

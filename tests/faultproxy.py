@@ -50,11 +50,12 @@ class FaultProxy:
                 self._kill(near)
                 continue
             far.settimeout(None)
+            for link in (near, far):  # before anybody can reset them
+                link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self.connections += 1
                 self._open |= {near, far}
             for source, sink in ((near, far), (far, near)):
-                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 line: queue.Queue[tuple[float, bytes] | None] = queue.Queue(256)
                 threading.Thread(target=self._read, args=(source, line), daemon=True).start()
                 threading.Thread(target=self._write, args=(source, sink, line), daemon=True).start()

@@ -42,6 +42,7 @@ from tbgw.interfaces import IDropListener, IPressureListener, ISpool, IStatusSou
 from tbgw.internal_events import Events
 from tbgw.model import Draft, Row
 from tbgw.spool.contract import Applied, Change, Fetched, Opened, Store, Tended, Totals, row_bytes
+from tbgw.spool.figures import Figures
 from tbgw.spool.internal_events import (
     DeadLettersDropped,
     MessagesExpired,
@@ -219,18 +220,9 @@ class Spool:
         """Appended, but the transaction is not finished."""
         self._crowded = self._nearly_full = self._behind = False
 
-        self._running_since = 0.0
-        """When running time was zero, on the clock that never jumps."""
+        self._figures = Figures(clock)
         self._tend_timer: IDelayedCall | None = None
         self._next_ttl_check = 0.0
-        self._oldest_running_ms: int | None = None
-        self._dead_reasons: dict[str, int] = {}
-        self._dropped: dict[str, int] = {}
-        """Messages that the caps and the age cost, by reason, since the start."""
-        self._drained = 0
-        """Messages that were delivered and deleted since the start."""
-        self._drain_look = (0.0, 0)
-        self._drain_rate = 0.0
 
     # -- what it holds -------------------------------------------------------------------------------------------------
 
@@ -270,13 +262,9 @@ class Spool:
             "behind": self._behind,
             "last_seq": self._last_seq,
             "fill": self._filled(),
-            "oldest_age_seconds": self._oldest_age_seconds(),
-            "drained": self._drained,
-            "drain_per_second": self._drain_per_second(),
-            "dropped": dict(self._dropped),
+            **self._figures.status(self.stored_rows, self._totals.dead_rows),
             "dead_rows": self._totals.dead_rows,
             "dead_bytes": self._totals.dead_bytes,
-            "dead_letters": dict(self._dead_reasons) if self._totals.dead_rows else {},
         }
 
     def _filled(self) -> float:
@@ -285,30 +273,6 @@ class Spool:
         if self._max_messages is not None:
             filled = max(filled, self.stored_messages / self._max_messages)
         return filled
-
-    def _oldest_age_seconds(self) -> float | None:
-        """
-        Running time since the oldest row was accepted, as of the last look (`tend_seconds`); 0 without rows, None when
-        it is not known.
-        """
-        if not self.stored_rows:
-            return 0.0
-        if self._oldest_running_ms is None:
-            return None
-        return round(max(0, self._running_ms() - self._oldest_running_ms) / 1000, 1)
-
-    def _drain_per_second(self) -> float:
-        """Messages delivered a second, over the time since somebody asked, a second at least."""
-        then, count = self._drain_look
-        now = self._clock.seconds()
-        if now - then >= 1.0:
-            self._drain_rate = (self._drained - count) / (now - then)
-            self._drain_look = now, self._drained
-        return round(self._drain_rate, 1)
-
-    def _running_ms(self) -> int:
-        """The store's running time, see `contract`."""
-        return int((self._clock.seconds() - self._running_since) * 1000)
 
     # -- opening and closing -------------------------------------------------------------------------------------------
 
@@ -337,8 +301,7 @@ class Spool:
             self._tell_closed()
             return
         self._store, (self._totals, damaged, running_ms, upgraded_from, copy) = result
-        self._running_since = self._clock.seconds() - running_ms / 1000
-        self._drain_look = self._clock.seconds(), 0
+        self._figures.opened(running_ms)
         self._last_seq = self._totals.last_seq
         if self._state is _State.OPENING:
             self._state = _State.OPEN
@@ -436,7 +399,7 @@ class Spool:
 
     def _refuse(self, reason: str, messages: int) -> StoreFull:
         self._events.emit(MessagesRefused(reason, messages, self.stored_bytes))
-        self._count_drop(reason, messages)
+        self._figures.dropped(reason, messages)
         return StoreFull(
             f"the store is full: {self.stored_bytes} of {self._max_bytes} bytes and {self.stored_messages} messages "
             f"are kept ({reason})"
@@ -456,7 +419,7 @@ class Spool:
             self._pending_rows -= 1
             self._pending_messages -= row.messages
             self._pending_bytes -= size
-            self._drained += row.messages
+            self._figures.drained += row.messages
         if len(deletes) >= DELETES_AT_ONCE:
             self._deletes_due = True
             self._pump()
@@ -513,7 +476,7 @@ class Spool:
         if self._state is not _State.OPEN:
             return
         now = self._clock.seconds()
-        running_ms = self._running_ms()
+        running_ms = self._figures.running_ms()
         expire_before_ms = None
         if self._ttl_seconds is not None and now >= self._next_ttl_check:
             expire_before_ms = running_ms - int(self._ttl_seconds * 1000)
@@ -533,12 +496,11 @@ class Spool:
 
     def _tended(self, checked: bool, tended: Tended) -> None:
         self._totals = tended.totals
-        self._oldest_running_ms = tended.oldest_running_ms
-        self._dead_reasons = dict(tended.dead_reasons)
+        self._figures.tended(tended)
         if tended.expired_rows:
             event = MessagesExpired(tended.expired_rows, tended.expired_messages)
             self._events.emit(event)
-            self._count_drop(event.reason, tended.expired_messages)
+            self._figures.dropped(event.reason, tended.expired_messages)
             self._drops.rows_dropped(tended.expired_to_seq)
         if checked and not tended.more:
             self._next_ttl_check = self._clock.seconds() + self._ttl_check_seconds
@@ -551,9 +513,6 @@ class Spool:
         if self._tend_timer is not None:
             self._tend_timer.cancel()
             self._tend_timer = None
-
-    def _count_drop(self, reason: str, messages: int) -> None:
-        self._dropped[reason] = self._dropped.get(reason, 0) + messages
 
     # -- the queue, and what runs alone ------------------------------------------------------------------------------
 
@@ -647,7 +606,7 @@ class Spool:
             self._max_messages if oldest else None,
             self._last_seq,
             self._wall_ms(),
-            self._running_ms(),
+            self._figures.running_ms(),
         )
         return group
 
@@ -661,17 +620,17 @@ class Spool:
         before, self._totals = self._totals, applied.totals
         gone = before.messages + group.messages - applied.totals.messages - applied.dropped_messages
         if not applied.damaged:  # what buried rows held was in the store, unless they never were
-            self._drained += max(0, gone - sum(entry.row.messages for entry in group.buries if entry.row.seq))
+            self._figures.drained += max(0, gone - sum(entry.row.messages for entry in group.buries if entry.row.seq))
         for entry in group.buries:
             row = entry.row
-            self._dead_reasons[entry.reason] = self._dead_reasons.get(entry.reason, 0) + 1
+            self._figures.buried(entry.reason)
             self._events.emit(RowBuried(row.seq, row.topic, len(row.payload), row.messages, entry.reason))
         if applied.dead_dropped:
             self._events.emit(DeadLettersDropped(applied.dead_dropped))
         self._tell_damage(applied.damaged)
         if applied.dropped_rows:
             self._events.emit(OldestDropped(applied.dropped_rows, applied.dropped_messages, applied.dropped_to_seq))
-            self._count_drop("full_oldest", applied.dropped_messages)
+            self._figures.dropped("full_oldest", applied.dropped_messages)
             self._drops.rows_dropped(applied.dropped_to_seq)
         self._answer(group)
         self._weigh()

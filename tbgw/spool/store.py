@@ -40,9 +40,9 @@ from typing import Any, Final
 
 from tbgw.errors import StoreError
 from tbgw.model import Row
+from tbgw.spool.ages import Ages
 from tbgw.spool.contract import (
     EXPIRE_STEP,
-    MARK_MS,
     PAGE_BYTES,
     Applied,
     Change,
@@ -66,7 +66,6 @@ from tbgw.spool.files import (
 from tbgw.spool.records import (
     as_count,
     as_text,
-    mark_crc,
     meta_crc,
     row_as_found,
     row_crc,
@@ -74,7 +73,7 @@ from tbgw.spool.records import (
     runs_of,
     sound_totals,
 )
-from tbgw.spool.schema import MARK, READ_META, check_version, complete
+from tbgw.spool.schema import READ_META, check_version, complete
 
 MAX_DEAD_LETTERS: Final = 10_000
 """Dead letters that are kept: enough for a person to look into."""
@@ -134,8 +133,7 @@ class SqliteStore:
         self._max_dead_bytes = max_dead_bytes
         self._totals = Totals()
         self._running_ms = 0
-        self._next_mark_ms = 0
-        """Running time from which on new rows get a mark of their own."""
+        self._ages = Ages()
         self._dead_reasons: Counter[str] | None = None
         """None: not counted since they changed."""
         self._upgraded_from = 0
@@ -155,7 +153,7 @@ class SqliteStore:
             make_private_file(self.place)
             self._connection = self._connect(self.place)
             damaged = self._read_totals()
-            self._read_marks()
+            self._running_ms = self._ages.read(self._db, self._running_ms)
         except StoreError:
             self.close(None)
             raise
@@ -220,27 +218,6 @@ class SqliteStore:
                 raise
             return self._rebuild()
         return []
-
-    def _read_marks(self) -> None:
-        """Get the newest mark, and begin anew with the ages when one is damaged."""
-        newest = None
-        try:
-            for seq, running_ms, crc in self._db.execute("SELECT seq, running_ms, crc FROM marks ORDER BY seq"):
-                if crc != mark_crc(seq, running_ms):
-                    raise _MarkDamaged
-                newest = running_ms
-        except (_MarkDamaged, sqlite3.DatabaseError) as error:
-            if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
-                raise
-            # No age is known for sure any more. All begin anew, since nothing must expire early.
-            with contextlib.suppress(sqlite3.DatabaseError):  # a damaged page is rebuilt when a change meets it
-                self._db.execute("DELETE FROM marks")
-                self._db.execute(MARK, (0, self._running_ms, mark_crc(0, self._running_ms)))
-            self._next_mark_ms = self._running_ms + MARK_MS
-            return
-        if newest is not None:
-            self._running_ms = max(self._running_ms, newest)
-            self._next_mark_ms = newest + MARK_MS
 
     def _count_anew(self) -> Totals:
         """The sums from the tables themselves; takes time with a large store."""
@@ -310,10 +287,7 @@ class SqliteStore:
             gone = self._delete(first, last)
             rows, messages, size = rows - gone[0], messages - gone[1], size - gone[2]
         running_ms = max(self._running_ms, change.running_ms)
-        marks = bool(change.rows) and running_ms >= self._next_mark_ms
-        if marks:
-            first = change.rows[0][0].seq
-            db.execute(MARK, (first, running_ms, mark_crc(first, running_ms)))
+        marked = bool(change.rows) and self._ages.note(db, change.rows[0][0].seq, running_ms)
         self._insert(change.rows, change.now_ms)
         for row, own_size in change.rows:
             rows, messages, size = rows + 1, messages + row.messages, size + own_size
@@ -348,8 +322,8 @@ class SqliteStore:
         db.execute(_META, (*totals, running_ms, meta_crc(totals, running_ms)))
         db.execute("COMMIT")
         self._totals, self._running_ms = totals, running_ms
-        if marks:
-            self._next_mark_ms = running_ms + MARK_MS
+        if marked:
+            self._ages.noted(running_ms)
         if change.buried or change.exhumed:
             self._dead_reasons = None
         return Applied(totals, dropped[0], dropped[1], dropped[3], dead_gone[0])
@@ -473,17 +447,7 @@ class SqliteStore:
         """Drop the oldest rows that are surely older; the new sums, (rows, messages, last number), whether more are."""
         db = self._db
         old = self._totals
-        keep_from = newest_ms = None
-        for seq, running_ms in db.execute("SELECT seq, running_ms FROM marks ORDER BY seq"):
-            # Rows of a mark came up to MARK_MS after it.
-            if running_ms + MARK_MS > before_ms:
-                keep_from = seq
-                break
-            newest_ms = running_ms
-        if keep_from is None and newest_ms is not None:
-            keep_from = old.last_seq + 1
-        if keep_from is None:
-            return old, (0, 0, 0), False
+        keep_from = self._ages.too_old(db, before_ms, old.last_seq + 1)
         rows = messages = size = last = 0
         oldest = db.execute(
             "SELECT seq, messages, bytes FROM rows WHERE seq < ? ORDER BY seq LIMIT ?", (keep_from, EXPIRE_STEP)
@@ -493,8 +457,6 @@ class SqliteStore:
             rows, messages, size = rows + 1, messages + as_count(own_messages), size + as_count(own_bytes)
         if rows:
             db.execute("DELETE FROM rows WHERE seq <= ?", (last,))
-            # What is left begins in some mark's range; the marks before that one are of no use.
-            db.execute("DELETE FROM marks WHERE seq < (SELECT max(seq) FROM marks WHERE seq <= ?)", (last + 1,))
         left = old._replace(rows=old.rows - rows, messages=old.messages - messages, bytes=old.bytes - size)
         return sound_totals(left), (rows, messages, last), rows == EXPIRE_STEP
 
@@ -502,9 +464,7 @@ class SqliteStore:
         (seq,) = self._db.execute("SELECT min(seq) FROM rows").fetchone()
         if seq is None:
             return None
-        self._db.execute("DELETE FROM marks WHERE seq < (SELECT max(seq) FROM marks WHERE seq <= ?)", (seq,))
-        mark = self._db.execute("SELECT running_ms FROM marks WHERE seq <= ? ORDER BY seq DESC", (seq,)).fetchone()
-        return as_count(mark[0]) if mark is not None else None
+        return self._ages.oldest_running_ms(self._db, seq)
 
     def _shrink(self) -> bool:
         """Give unused pages back, one step; whether there are more to give."""
@@ -662,7 +622,7 @@ class SqliteStore:
         self._connection = self._connect(self.place)
         self._totals = self._count_anew()._replace(last_seq=last_seq)
         self._db.execute(_META, self._meta())
-        self._read_marks()
+        self._running_ms = self._ages.read(self._db, self._running_ms)
         return lost
 
     def _copy_readable(self, lost: list[tuple[int, int]]) -> None:
@@ -738,7 +698,3 @@ class SqliteStore:
 
     def _meta(self) -> tuple[int, ...]:
         return (*self._totals, self._running_ms, meta_crc(self._totals, self._running_ms))
-
-
-class _MarkDamaged(Exception):  # noqa: N818 - never leaves this module
-    """A mark is not what was written."""
