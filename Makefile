@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 TRIAL_ARGS ?= tests
 DATA ?= data
 
-.PHONY: run test lint check unit packages bench clean help
+.PHONY: run test crash lint check unit packages bench clean help
 
 help:
 	@echo "make run    start the gateway with its sandbox; then open http://127.0.0.1:8080/"
 	@echo "make test   lint, types and all tests"
+	@echo "make crash  the crash tests in their long form (some ten minutes; power cuts need root)"
 	@echo "make bench  measure throughput, latency, memory (some minutes)"
 	@echo "make clean  remove what make has made"
 
@@ -27,6 +28,10 @@ test: $(VENV)/.ready-test packages
 
 unit: $(VENV)/.ready-test
 	$(BIN)/python tools/run_tests.py $(TRIAL_ARGS)
+
+# kill -9, power cut, full disk, I/O errors, broker and network failing: hundreds of rounds, each telling what it found.
+crash: $(VENV)/.ready-test packages
+	TBGW_CRASH=long $(BIN)/python tools/run_tests.py tests.crash
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from tbgw.config.gateway import GatewayConfig
 from tbgw.config.loader import load_folder
 from tbgw.config.thingsboard import session_limits
 from tbgw.connectors.parsers import PARSERS
-from tbgw.errors import StoreError
+from tbgw.errors import StoreError, StoreFull
 from tbgw.interfaces import IStatusSource
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
@@ -42,7 +42,7 @@ from tbgw.pipeline.ingest import Ingest
 from tbgw.pipeline.packer import MAX_POINTS, PackLimits
 from tbgw.pipeline.ratelimit import SHARE
 from tbgw.spool.runners import CallDirectly, StoreThread
-from tbgw.spool.service import Spool
+from tbgw.spool.service import TEND_SECONDS, Spool
 from tbgw.thingsboard import payloads, topics
 from tbgw.version import VERSION
 
@@ -111,6 +111,8 @@ class Gateway(Service):
         self.connectors = [
             connector for entry in config.connectors if (connector := self._build_connector(entry)) is not None
         ]
+        self._importer = self._build_importer()
+        self._listening = False
         self._opened: Deferred[None] | None = None
         self._spool_open = False
 
@@ -169,6 +171,10 @@ class Gateway(Service):
                 from tbgw.spool.memory import MemoryStore
 
                 return MemoryStore()
+            if section.type == "file":
+                from tbgw.spool.file import FileStore
+
+                return FileStore(folder)
             from tbgw.spool.store import SqliteStore
 
             return SqliteStore(folder / "spool.db")
@@ -182,7 +188,37 @@ class Gateway(Service):
             max_bytes=section.max_bytes,
             max_messages=section.max_messages,
             drop_policy=section.drop_policy,
+            ttl_seconds=section.ttl_seconds,
+            ttl_check_seconds=section.ttl_check_seconds,
+            tend_seconds=TEND_SECONDS,
         )
+
+    def _build_importer(self) -> Any:
+        folder = self._config.storage.import_from
+        if folder is None:
+            return None
+        from tbgw.spool.importing import Importer
+
+        return Importer(
+            self.spool,
+            folder,
+            clock=self._reactor,
+            now_ms=self._now_ms,
+            events=self.events,
+            limit_bytes=self._pack_limits(SessionLimits()).telemetry_bytes,
+            known=self._know,
+            appended=self.forwarder.appended,
+        )
+
+    def _know(self, profiles: Mapping[str, str]) -> None:
+        """Remember devices of imported messages, on the disk before the rows that name them."""
+        for name, profile in profiles.items():
+            if name not in self.registry:
+                self.registry.seen(Device(name, profile))
+        if self.registry.dirty:
+            content = self.registry.snapshot()
+            written = self.spool.run_in_store_thread(lambda: self.registry.write(content))
+            written.addErrback(lambda failure: setattr(self.registry, "dirty", True))
 
     def _build_uplink(self) -> Any:
         from twisted.internet.endpoints import wrapClientTLS
@@ -304,15 +340,37 @@ class Gateway(Service):
         for fault in self.registry.load():
             self.events.emit(RegistryFault(fault=fault))
         self.forwarder.start()
-        for part in (self._sandbox, self._site, self.uplink, *self.connectors):
+        for part in (self._sandbox, self._site, self.uplink):
             if part is not None:
                 IService(part).startService()
+        if self._importer is None:
+            self._start_connectors()
+        else:  # what is older goes first
+            Deferred.fromCoroutine(self._import()).addErrback(self._start_failed)
         self._log.info(
             "tbgw {version}: {connectors} connector(s), {messages} message(s) waiting in the store",
             version=VERSION,
             connectors=len(self.connectors),
             messages=self.spool.stored_messages,
         )
+
+    def _start_connectors(self) -> None:
+        if self.running and not self._listening:
+            self._listening = True
+            for connector in self.connectors:
+                IService(connector).startService()
+
+    async def _import(self) -> None:
+        """Read in what the reference left; then, or while there is no room for it, connectors run."""
+        import sqlite3
+
+        from tbgw.spool.internal_events import ImportFailed
+
+        try:
+            await self._importer.run(self._start_connectors)
+        except (StoreError, StoreFull, OSError, sqlite3.Error) as error:
+            self.events.emit(ImportFailed(folder=str(self._config.storage.import_from), error=str(error)))
+        self._start_connectors()
 
     def _not_opened(self, failure: Failure) -> None:
         failure.trap(StoreError)
@@ -340,7 +398,10 @@ class Gateway(Service):
     async def _stop(self) -> None:
         give_up = self._reactor.callLater(STOP_SECONDS - 0.5, self._overdue)
         if self._spool_open:
-            await self._step("connectors", *[connector.stopService for connector in self.connectors])
+            if self._importer is not None:
+                self._importer.stop()
+            if self._listening:
+                await self._step("connectors", *[connector.stopService for connector in self.connectors])
             self.ingest.stop()
             if self.uplink.connected and not self.forwarder.idle:
                 await self._drained()
@@ -381,11 +442,7 @@ class Gateway(Service):
         return {
             "version": VERSION,
             **self.uplink.status(),
-            "store": {
-                "rows": self.spool.stored_rows,
-                "messages": self.spool.stored_messages,
-                "bytes": self.spool.stored_bytes,
-            },
+            "store": self.spool.status(),
             "accepted": self.ingest.readings,
             "delivered": self.forwarder.delivered_messages,
             "inFlight": self.forwarder.in_flight,

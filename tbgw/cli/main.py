@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.cli.test_check -*-
+# -*- test-case-name: tests.cli -*-
 """The `tbgw` command: reads the arguments and calls the subcommand. One file for each, with `add_arguments` and `run`.
 
 Only what a subcommand needs is imported, and Twisted not at all, so that it answers at once on a small board.
@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tbgw.cli import check
+from tbgw.cli import check, spool
 from tbgw.version import VERSION
 
-COMMANDS = {"check": check}
+COMMANDS = {"check": check, "spool": spool}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from tbgw.config.document import Node
 from tbgw.config.findings import Reporter
-from tbgw.config.schema import NOT_NEEDED, NOT_YET
+from tbgw.config.schema import NOT_NEEDED
 from tbgw.config.settings import config_section, integer, one_of, read_section, setting
 from tbgw.config.values import read_text
 
@@ -82,17 +82,21 @@ class _StorageKeys:
         maximum=36_500,
         default=None,
         unit="days",
-        doc="Age at which a message is dropped.",
-        later=NOT_YET,
+        doc="Age at which a message is dropped, counted while the gateway runs; 0: never.",
     )
-    ttl_check_hours: int | None = integer(
+    ttl_check_hours: int = integer(
         "messages_ttl_check_in_hours",
         minimum=0,
         maximum=24 * 366,
-        default=None,
+        default=1,
         unit="hours",
-        doc="How often the age is looked at.",
-        later=NOT_YET,
+        doc="How often the age is looked at; 0: every minute.",
+    )
+    import_from: Path | None = setting(
+        "import",
+        read=_read_folder,
+        default=None,
+        doc="Folder with data_*.txt or *.db files of the reference gateway, to be read in once.",
     )
 
     INERT: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -112,7 +116,6 @@ class StorageSection:
     """What the spool is made from."""
 
     type: Kind
-    """A store of type `file` is kept in SQLite as well."""
     folder: Path
     """Where the files of the store lie."""
     max_bytes: int
@@ -121,6 +124,12 @@ class StorageSection:
     """Cap in accepted messages; None: only the bytes count."""
     drop_policy: DropPolicy
     """What happens at the cap."""
+    ttl_seconds: float | None = None
+    """Age at which a message is dropped; None: never."""
+    ttl_check_seconds: float = 3600.0
+    """How often that is looked for."""
+    import_from: Path | None = None
+    """Folder with files of the reference, to be read in once."""
 
 
 def read_storage(node: Node, reporter: Reporter) -> StorageSection:
@@ -139,8 +148,6 @@ def read_storage(node: Node, reporter: Reporter) -> StorageSection:
         max_messages, max_bytes = keys.max_records_count, MEMORY_BYTES
     elif keys.type == "file":
         max_messages = keys.max_file_count * keys.max_records_per_file
-        type_node = node.member("type")
-        reporter.notice(type_node or node, "file is kept in SQLite too: it survives a crash, with the same caps")
     if keys.max_bytes is None and max_bytes > MAX_BYTES:
         size = node.member("size_limit") or node.member("max_db_amount") or node
         reporter.fault(size, f"size_limit times max_db_amount is more than {MAX_BYTES // MIB} MiB")
@@ -150,6 +157,9 @@ def read_storage(node: Node, reporter: Reporter) -> StorageSection:
         max_bytes=max_bytes if keys.max_bytes is None else keys.max_bytes,
         max_messages=max_messages,
         drop_policy=keys.drop_policy,
+        ttl_seconds=keys.ttl_days * 86_400.0 if keys.ttl_days else None,
+        ttl_check_seconds=keys.ttl_check_hours * 3600.0,
+        import_from=keys.import_from,
     )
 
 

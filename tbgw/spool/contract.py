@@ -1,12 +1,16 @@
-"""What a store is: the contract that `store` (SQLite) and `memory` keep, and the values that they and `service` pass.
+"""What a store is: the contract that `store` (SQLite), `file` and `memory` keep, and the values that pass.
 
 A store is plain and blocking, and belongs to one thread. It knows nothing of Deferreds, listeners or events: it answers
 with values, and `service` tells. All of a `Change` happens or none of it.
+
+Ages are counted in running time: the milliseconds that gateways have been running on this store, kept in it, and told
+anew by each call. No clock that is set, forward or back, changes it. Time in which no gateway ran does not count, so a
+message lives longer by that, and never shorter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from tbgw.model import Draft, Row
@@ -17,6 +21,12 @@ CELL_BYTES = 80
 """What SQLite and the columns other than payload and devices take of a page per row (measured: 74)."""
 OVERFLOW_BYTES = 256
 """What a row larger than a page takes beyond its length (measured: 180 to 250, half-filled pages included)."""
+
+
+MARK_MS = 60_000
+"""Ages are known to this, and rounded down: nothing expires early."""
+EXPIRE_STEP = 2_000
+"""Rows that expire at a time."""
 
 
 def row_bytes(row: Row | Draft) -> int:
@@ -60,6 +70,39 @@ class Change(NamedTuple):
     """The highest sequence number given out so far."""
     now_ms: int = 0
     """Wall-clock time, in ms since the epoch, for people who look into the file."""
+    running_ms: int = 0
+    """Running time: when `rows` were accepted."""
+    exhumed: Sequence[int] = ()
+    """Dead letters to forget, by `DeadLetter.id`; unknown ones are ignored."""
+
+
+class DeadLetter(NamedTuple):
+    """A row that was put aside."""
+
+    id: int
+    """Ascending in the order of burying."""
+    buried_ms: int
+    """Wall-clock time, in ms since the epoch."""
+    reason: str
+    row: Row
+    """As it was; of a damaged one, what could be read of it."""
+
+
+class Tended(NamedTuple):
+    """What `tend` found and did."""
+
+    totals: Totals
+    expired_rows: int = 0
+    """Oldest rows that were too old, and the messages in them."""
+    expired_messages: int = 0
+    expired_to_seq: int = 0
+    """All rows up to and including this are gone; 0 when none expired."""
+    oldest_running_ms: int | None = None
+    """Running time at which the oldest row was accepted; None when there is no row, or when it is not known."""
+    dead_reasons: Mapping[str, int] = {}
+    """Number of dead letters by reason."""
+    more: bool = False
+    """Whether there is more to do of the same, as soon as nothing else is."""
 
 
 class Opened(NamedTuple):
@@ -68,6 +111,12 @@ class Opened(NamedTuple):
     totals: Totals
     damaged: Sequence[tuple[int, int]] = ()
     """(first, last) number of ranges that were lost because the file was damaged there, and had to be rebuilt."""
+    running_ms: int = 0
+    """Running time so far."""
+    upgraded_from: int = 0
+    """Schema that the file had; 0 when it did not have to be upgraded."""
+    copy: str = ""
+    """Where the file as it was before the upgrade is kept."""
 
 
 class Applied(NamedTuple):
@@ -122,6 +171,17 @@ class Store(Protocol):
         The oldest rows above `after_seq`, in order: at least one if any can be read, and no more than `max_bytes` by
         `row_bytes` otherwise.
         """
+        ...
+
+    def tend(self, running_ms: int, expire_before_ms: int | None, now_ms: int) -> Tended:
+        """
+        What is to be done from time to time, a bounded part of it: keep the running time, drop rows that were accepted
+        before the given running time, give room that is not used back to the file system.
+        """
+        ...
+
+    def dead_letters(self, after_id: int, max_bytes: int) -> list[DeadLetter]:
+        """The oldest dead letters above `after_id`, in order: at least one if there is any, up to about `max_bytes`."""
         ...
 
     def close(self, last_seq: int | None) -> None:

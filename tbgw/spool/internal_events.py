@@ -59,6 +59,60 @@ class OldestDropped(Event):
 
 
 @dataclass(frozen=True)
+class MessagesExpired(Event):
+    """Rows were older than `messages_ttl_in_days`."""
+
+    level: ClassVar[Any] = LogLevel.warn
+    counter: ClassVar[str] = "messages_dropped"
+    label: ClassVar[str] = "reason"
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "{messages} messages in {rows} rows were older than messages_ttl_in_days: dropped ({reason})"
+    rows: int
+    messages: int
+    reason: str = "expired"
+
+    def amount(self) -> int:
+        return self.messages
+
+
+@dataclass(frozen=True)
+class StoreUpgraded(Event):
+    """The file had an older schema."""
+
+    text: ClassVar[str] = "Store {place} was upgraded from schema {schema}; a copy as it was is kept in {copy}"
+    place: str
+    schema: int
+    copy: str
+
+
+@dataclass(frozen=True)
+class FileImported(Event):
+    """A storage file of the reference gateway was read in."""
+
+    text: ClassVar[str] = "Imported {file}; {records} records so far"
+    file: str
+    records: int
+
+
+@dataclass(frozen=True)
+class ImportWaits(Event):
+    """The store has no room for what is to be imported."""
+
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "The import waits until the store has room"
+
+
+@dataclass(frozen=True)
+class ImportFailed(Event):
+    """The import ended; what is left stays in its files."""
+
+    level: ClassVar[Any] = LogLevel.error
+    text: ClassVar[str] = "The import from {folder} failed: {error}; a later start goes on from there"
+    folder: str
+    error: str
+
+
+@dataclass(frozen=True)
 class MessagesNotStored(Event):
     """The store is broken: these were not, or may not have been, stored. Their receipts failed."""
 

@@ -16,6 +16,8 @@ What holds
 - A number is never given twice. The one exception leaves no trace: rows that were delivered before they ever reached
   the disk, when a crash follows before the next transaction.
 - After the first error of the store nothing more is written: a store that may have lost a write must not take more.
+- From time to time, when nothing else is to be done, the store is tended: what is too old is dropped, room that is not
+  used is given back, and the age of the oldest row is looked up. Ages are counted in running time, see `contract`.
 
 Considered and dropped: `deferToThreadPool` for each call (51 us each, and no group commit); a size for each stored row
 in memory, to count deletes here (100 bytes a row in an outage of a million rows).
@@ -39,9 +41,11 @@ from tbgw.errors import StoreError, StoreFull
 from tbgw.interfaces import IDropListener, IPressureListener, ISpool, IStatusSource
 from tbgw.internal_events import Events
 from tbgw.model import Draft, Row
-from tbgw.spool.contract import Applied, Change, Fetched, Opened, Store, Totals, row_bytes
+from tbgw.spool.contract import Applied, Change, Fetched, Opened, Store, Tended, Totals, row_bytes
+from tbgw.spool.figures import Figures
 from tbgw.spool.internal_events import (
     DeadLettersDropped,
+    MessagesExpired,
     MessagesNotStored,
     MessagesRefused,
     OldestDropped,
@@ -51,6 +55,7 @@ from tbgw.spool.internal_events import (
     SpoolOpened,
     StoreBroken,
     StoreDamaged,
+    StoreUpgraded,
 )
 from tbgw.spool.runners import Runner
 
@@ -66,6 +71,12 @@ DELETES_AT_ONCE: Final = 1_000
 """Deletes that do not wait for company any longer."""
 DELETE_DELAY_SECONDS: Final = 0.05
 """How long a delete waits for a transaction to ride with."""
+TEND_SECONDS: Final = 60.0
+"""How often the store is tended: ages are known to a minute."""
+TEND_STEP_SECONDS: Final = 0.05
+"""Pause between two steps of tending, when there is more to do: each takes some 10 ms of the worker's time."""
+TTL_CHECK_SECONDS: Final = 3600.0
+"""How often what is too old is looked for."""
 PAUSE_ABOVE: Final = 0.95
 """Part of the cap above which the policy `pause` stops the sources; the rest is room for what is under way."""
 RESUME_BELOW: Final = 0.90
@@ -147,7 +158,9 @@ class _Nobody:
 class Spool:
     """
     See `ISpool`. `max_bytes` and `max_messages` are the cap of what is stored; the store's dead letters come on top,
-    with a cap of their own. Calls before `open` fired and after `close` was called are refused, not queued.
+    with a cap of their own. Calls before `open` fired and after `close` was called are refused, not queued. The store
+    is tended every `tend_seconds`, or never without that; rows older than `ttl_seconds` are dropped then, looked for
+    every `ttl_check_seconds`.
     """
 
     _log = Logger()
@@ -165,6 +178,9 @@ class Spool:
         drop_policy: DropPolicy = "newest",
         pending_cap_bytes: int = PENDING_CAP_BYTES,
         delete_delay_seconds: float = DELETE_DELAY_SECONDS,
+        ttl_seconds: float | None = None,
+        ttl_check_seconds: float = TTL_CHECK_SECONDS,
+        tend_seconds: float | None = None,
     ) -> None:
         self._store_factory = store_factory
         self._clock = clock
@@ -176,6 +192,9 @@ class Spool:
         self._drop_policy = drop_policy
         self._pending_cap_bytes = pending_cap_bytes
         self._delete_delay_seconds = delete_delay_seconds
+        self._ttl_seconds = ttl_seconds
+        self._ttl_check_seconds = ttl_check_seconds
+        self._tend_seconds = tend_seconds
 
         self._state = _State.NEW
         self._error: StoreError | None = None
@@ -200,6 +219,10 @@ class Spool:
         self._pending_rows = self._pending_messages = self._pending_bytes = 0
         """Appended, but the transaction is not finished."""
         self._crowded = self._nearly_full = self._behind = False
+
+        self._figures = Figures(clock)
+        self._tend_timer: IDelayedCall | None = None
+        self._next_ttl_check = 0.0
 
     # -- what it holds -------------------------------------------------------------------------------------------------
 
@@ -238,9 +261,18 @@ class Spool:
             "pending_bytes": self._pending_bytes,
             "behind": self._behind,
             "last_seq": self._last_seq,
+            "fill": self._filled(),
+            **self._figures.status(self.stored_rows, self._totals.dead_rows),
             "dead_rows": self._totals.dead_rows,
             "dead_bytes": self._totals.dead_bytes,
         }
+
+    def _filled(self) -> float:
+        """Part of the cap that is in use."""
+        filled = self.stored_bytes / self._max_bytes
+        if self._max_messages is not None:
+            filled = max(filled, self.stored_messages / self._max_messages)
+        return filled
 
     # -- opening and closing -------------------------------------------------------------------------------------------
 
@@ -268,14 +300,19 @@ class Spool:
             opened.errback(self._as_store_error(error))
             self._tell_closed()
             return
-        self._store, (self._totals, damaged) = result
+        self._store, (self._totals, damaged, running_ms, upgraded_from, copy) = result
+        self._figures.opened(running_ms)
         self._last_seq = self._totals.last_seq
         if self._state is _State.OPENING:
             self._state = _State.OPEN
         totals = self._totals
         self._events.emit(SpoolOpened(self._store.place, totals.rows, totals.messages, totals.bytes))
+        if upgraded_from:
+            self._events.emit(StoreUpgraded(self._store.place, upgraded_from, copy))
         self._tell_damage(damaged)
         self._weigh()
+        if self._tend_seconds is not None and self._state is _State.OPEN:
+            self._tend()  # what has become too old, and the picture for `status`
         opened.callback(None)
 
     def set_listeners(
@@ -312,6 +349,7 @@ class Spool:
         if self._delete_timer is not None:
             self._delete_timer.cancel()
             self._delete_timer = None
+        self._stop_tending()
         self._runner.stop()
         self._tell_closed()
 
@@ -361,6 +399,7 @@ class Spool:
 
     def _refuse(self, reason: str, messages: int) -> StoreFull:
         self._events.emit(MessagesRefused(reason, messages, self.stored_bytes))
+        self._figures.dropped(reason, messages)
         return StoreFull(
             f"the store is full: {self.stored_bytes} of {self._max_bytes} bytes and {self.stored_messages} messages "
             f"are kept ({reason})"
@@ -380,6 +419,7 @@ class Spool:
             self._pending_rows -= 1
             self._pending_messages -= row.messages
             self._pending_bytes -= size
+            self._figures.drained += row.messages
         if len(deletes) >= DELETES_AT_ONCE:
             self._deletes_due = True
             self._pump()
@@ -429,6 +469,53 @@ class Spool:
         self._weigh()
         found.callback(fetched.rows)
 
+    # -- tending -------------------------------------------------------------------------------------------------------
+
+    def _tend(self) -> None:
+        self._tend_timer = None
+        if self._state is not _State.OPEN:
+            return
+        now = self._clock.seconds()
+        running_ms = self._figures.running_ms()
+        expire_before_ms = None
+        if self._ttl_seconds is not None and now >= self._next_ttl_check:
+            expire_before_ms = running_ms - int(self._ttl_seconds * 1000)
+        self._queue.append(
+            _Alone(
+                partial(self._tend_store, running_ms, expire_before_ms, self._wall_ms()),
+                partial(self._tended, expire_before_ms is not None),
+                lambda error: None,  # `breaks` has told it
+                breaks=True,
+            )
+        )
+        self._pump()
+
+    def _tend_store(self, running_ms: int, expire_before_ms: int | None, now_ms: int) -> Tended:  # in the worker thread
+        assert self._store is not None  # noqa: S101 - for mypy; the state was OPEN
+        return self._store.tend(running_ms, expire_before_ms, now_ms)
+
+    def _tended(self, checked: bool, tended: Tended) -> None:
+        self._totals = tended.totals
+        self._figures.tended(tended)
+        if tended.expired_rows:
+            event = MessagesExpired(tended.expired_rows, tended.expired_messages)
+            self._events.emit(event)
+            self._figures.dropped(event.reason, tended.expired_messages)
+            self._drops.rows_dropped(tended.expired_to_seq)
+        if checked and not tended.more:
+            self._next_ttl_check = self._clock.seconds() + self._ttl_check_seconds
+        self._weigh()
+        if self._tend_seconds is not None and self._state is _State.OPEN:
+            delay = TEND_STEP_SECONDS if tended.more else self._tend_seconds
+            self._tend_timer = self._clock.callLater(delay, self._tend)
+
+    def _stop_tending(self) -> None:
+        if self._tend_timer is not None:
+            self._tend_timer.cancel()
+            self._tend_timer = None
+
+    # -- the queue, and what runs alone ------------------------------------------------------------------------------
+
     def run_in_store_thread(self, job: Callable[[], None]) -> Deferred[None]:
         """See `ISpool`. What the job raises does not break the store."""
         if self._state is not _State.OPEN:
@@ -437,8 +524,6 @@ class Spool:
         self._queue.append(_Alone(job, lambda result: ended.callback(None), ended.errback))
         self._pump()
         return ended
-
-    # -- the queue -----------------------------------------------------------------------------------------------------
 
     def _start(self, job: Callable[[], Any], done: Callable[[Any, Exception | None], None]) -> None:
         self._busy = True
@@ -521,6 +606,7 @@ class Spool:
             self._max_messages if oldest else None,
             self._last_seq,
             self._wall_ms(),
+            self._figures.running_ms(),
         )
         return group
 
@@ -531,15 +617,20 @@ class Spool:
         if applied is None:
             self._break(error, group)
             return
-        self._totals = applied.totals
+        before, self._totals = self._totals, applied.totals
+        gone = before.messages + group.messages - applied.totals.messages - applied.dropped_messages
+        if not applied.damaged:  # what buried rows held was in the store, unless they never were
+            self._figures.drained += max(0, gone - sum(entry.row.messages for entry in group.buries if entry.row.seq))
         for entry in group.buries:
             row = entry.row
+            self._figures.buried(entry.reason)
             self._events.emit(RowBuried(row.seq, row.topic, len(row.payload), row.messages, entry.reason))
         if applied.dead_dropped:
             self._events.emit(DeadLettersDropped(applied.dead_dropped))
         self._tell_damage(applied.damaged)
         if applied.dropped_rows:
             self._events.emit(OldestDropped(applied.dropped_rows, applied.dropped_messages, applied.dropped_to_seq))
+            self._figures.dropped("full_oldest", applied.dropped_messages)
             self._drops.rows_dropped(applied.dropped_to_seq)
         self._answer(group)
         self._weigh()
@@ -563,9 +654,7 @@ class Spool:
         pending, cap = self._pending_bytes, self._pending_cap_bytes
         self._crowded = 2 * pending >= cap if self._crowded else pending > cap
         if self._drop_policy == "pause":
-            filled = self.stored_bytes / self._max_bytes
-            if self._max_messages is not None:
-                filled = max(filled, self.stored_messages / self._max_messages)
+            filled = self._filled()
             self._nearly_full = filled >= RESUME_BELOW if self._nearly_full else filled > PAUSE_ABOVE
         behind = self._crowded or self._nearly_full
         if behind is self._behind:
@@ -589,6 +678,7 @@ class Spool:
         broken = self._as_store_error(error)
         self._error = broken
         self._state = _State.BROKEN
+        self._stop_tending()
         appends = list(group.appends) if group is not None else []
         others: list[_Alone] = []
         close: _Alone | None = None

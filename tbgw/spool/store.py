@@ -11,6 +11,10 @@ What holds
   steps over pages that cannot be read. When a write meets such a page, everything readable is copied to a new file that
   takes the old one's place; that wants room for both. The sums have a CRC too, and are counted anew when it is wrong.
 - Opening reads a handful of pages, however much is stored.
+- A file of an older schema is copied aside before it is upgraded, and one of a newer schema is left as it is. A new
+  file is made by the first schema and all upgrades, so it cannot differ from an upgraded one.
+- Room that is not used goes back to the file system: while rows come and go only what is far too much, otherwise nearly
+  all of it, in small steps.
 
 Considered and dropped
 - A temporary file renamed on creation: the schema is one transaction instead, so a crash leaves an empty database,
@@ -30,14 +34,25 @@ import contextlib
 import json
 import os
 import sqlite3
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 from tbgw.errors import StoreError
 from tbgw.model import Row
-from tbgw.spool.contract import PAGE_BYTES, Applied, Change, Fetched, Opened, Totals, row_bytes
+from tbgw.spool.ages import Ages
+from tbgw.spool.contract import (
+    EXPIRE_STEP,
+    PAGE_BYTES,
+    Applied,
+    Change,
+    DeadLetter,
+    Fetched,
+    Opened,
+    Tended,
+    Totals,
+    row_bytes,
+)
 from tbgw.spool.files import (
     BUSY_SECONDS,
     is_damage,
@@ -48,10 +63,18 @@ from tbgw.spool.files import (
     take_lock,
     unlink_database,
 )
+from tbgw.spool.records import (
+    as_count,
+    as_text,
+    meta_crc,
+    row_as_found,
+    row_crc,
+    row_from,
+    runs_of,
+    sound_totals,
+)
+from tbgw.spool.schema import READ_META, check_version, complete
 
-SCHEMA_VERSION: Final = 1
-APPLICATION_ID: Final = 0x74626777
-"""`tbgw`: tells our files from other programs'."""
 MAX_DEAD_LETTERS: Final = 10_000
 """Dead letters that are kept: enough for a person to look into."""
 MAX_DEAD_BYTES: Final = 16 * 1024 * 1024
@@ -62,6 +85,8 @@ WAL_KEPT_BYTES: Final = 8 * 1024 * 1024
 """What the write-ahead log is cut back to after a checkpoint: about two of the largest groups."""
 FREE_PAGES_KEPT: Final = 8192
 """Free pages (32 MiB) that the file may keep for later; above, and above half of the file, they are given back."""
+IDLE_FREE_PAGES: Final = 2048
+"""... and what it keeps when `tend` finds time for it (8 MiB): a little ebb and flow moves no pages."""
 FREE_PAGES_STEP: Final = 1024
 """Pages given back at a time: measured 8 ms."""
 CHANGES_PER_LOOK: Final = 64
@@ -88,7 +113,10 @@ _RANGE_DELETE = "DELETE FROM rows WHERE seq BETWEEN ? AND ?"
 _BURY = "INSERT INTO dead_letters VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT_ASIDE = """INSERT INTO dead_letters SELECT NULL, seq, ?, 'unreadable', topic, devices, messages, points,
     coalesce(length(payload), 0) + coalesce(length(devices), 0) + 256, payload FROM rows WHERE seq = ?"""
-_META = "INSERT OR REPLACE INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?)"
+_META = """INSERT OR REPLACE INTO meta (id, last_seq, rows, messages, bytes, dead_rows, dead_bytes, running_ms, crc)
+    VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_DEAD = """SELECT id, buried_ms, reason, bytes, seq, topic, devices, messages, points, payload FROM dead_letters
+    WHERE id > ? ORDER BY id"""
 
 
 class SqliteStore:
@@ -104,6 +132,12 @@ class SqliteStore:
         self._max_dead_letters = max_dead_letters
         self._max_dead_bytes = max_dead_bytes
         self._totals = Totals()
+        self._running_ms = 0
+        self._ages = Ages()
+        self._dead_reasons: Counter[str] | None = None
+        """None: not counted since they changed."""
+        self._upgraded_from = 0
+        self._copy = ""
         self._lock_fd = -1
         self._connection: sqlite3.Connection | None = None
         self._full_sync = True
@@ -119,6 +153,7 @@ class SqliteStore:
             make_private_file(self.place)
             self._connection = self._connect(self.place)
             damaged = self._read_totals()
+            self._running_ms = self._ages.read(self._db, self._running_ms)
         except StoreError:
             self.close(None)
             raise
@@ -128,7 +163,7 @@ class SqliteStore:
         except (sqlite3.Error, OSError) as error:
             self.close(None)
             raise store_error("open", self.place, error) from error
-        return Opened(self._totals, damaged)
+        return Opened(self._totals, damaged, self._running_ms, self._upgraded_from, self._copy)
 
     def _connect(self, path: str) -> sqlite3.Connection:
         # check_same_thread off: all calls come from one thread at a time, but not always from the same (tests, close).
@@ -142,8 +177,8 @@ class SqliteStore:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        new = self._check_version(connection)
-        if new:
+        version = check_version(connection, self.place)
+        if not version:
             connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has to come before the first table
         connection.execute("PRAGMA journal_mode=WAL")
@@ -155,47 +190,27 @@ class SqliteStore:
         connection.execute("PRAGMA cell_size_check=ON")  # find damage where it is, not pages later
         connection.execute("PRAGMA trusted_schema=OFF")
         self._full_sync = True
-        if new:
-            schema = Path(__file__).with_name(f"schema_v{SCHEMA_VERSION}.sql").read_text(encoding="utf-8")
-            connection.executescript(f"BEGIN IMMEDIATE;\n{schema}\nCOMMIT;")
-
-    def _check_version(self, connection: sqlite3.Connection) -> bool:
-        """Whether the file is empty and has to be filled. Raises when it is not ours or too new; changes nothing."""
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if version == 0 and application == 0 and tables == 0:
-            return True
-        if application != APPLICATION_ID:
-            raise StoreError(f"{self.place} is the database of another program, not a store of the gateway")
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"the store {self.place} was written by a newer version of the gateway (schema {version}, this one "
-                f"knows {SCHEMA_VERSION}); it was left as it is"
-            )
-        if version != SCHEMA_VERSION:
-            raise StoreError(f"the store {self.place} has the unknown schema {version}")
-        return False
+        copy = complete(connection, self.place, version)
+        if copy:
+            self._copy, self._upgraded_from = copy, version
 
     def _read_totals(self) -> list[tuple[int, int]]:
         """Get the sums, and look at the end of the table, where the next rows will go. What a rebuild lost."""
         record: tuple[Any, ...] | None = None
         try:
-            record = self._db.execute(
-                "SELECT last_seq, rows, messages, bytes, dead_rows, dead_bytes, crc FROM meta WHERE id = 1"
-            ).fetchone()
+            record = self._db.execute(READ_META).fetchone()
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
         sound = (
             record is not None
             and all(type(value) is int for value in record)
-            and record[6] == _totals_crc(Totals(*record[:6]))
+            and record[7] == meta_crc(Totals(*record[:6]), record[6])
         )
         if record is None or not sound:
             self._totals = self._count_anew()
             return []
-        self._totals = Totals(*record[:6])
+        self._totals, self._running_ms = Totals(*record[:6]), record[6]
         try:
             self._db.execute("SELECT max(seq) FROM rows").fetchone()
         except sqlite3.DatabaseError as error:
@@ -213,7 +228,7 @@ class SqliteStore:
             "SELECT max(seq), count(*), total(bytes) FROM dead_letters"
         ).fetchone()
         return Totals(
-            max(self._totals.last_seq, _count(highest), _count(dead_highest)),
+            max(self._totals.last_seq, as_count(highest), as_count(dead_highest)),
             rows,
             int(messages),
             int(size),
@@ -231,7 +246,8 @@ class SqliteStore:
                     connection.execute("ROLLBACK")
                 if last_seq is not None and last_seq > self._totals.last_seq:
                     self._totals = self._totals._replace(last_seq=last_seq)
-                    connection.execute(_META, (*self._totals, _totals_crc(self._totals)))
+                    # The running time of the last minute goes along.
+                    connection.execute(_META, self._meta())
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
         if self._lock_fd >= 0:
@@ -267,9 +283,11 @@ class SqliteStore:
         self._set_sync(full=bool(change.rows or change.buried))
         db.execute("BEGIN IMMEDIATE")
         _, rows, messages, size, dead_rows, dead_bytes = self._totals
-        for first, last in _ranges(change.deletes):
+        for first, last in runs_of(change.deletes):
             gone = self._delete(first, last)
             rows, messages, size = rows - gone[0], messages - gone[1], size - gone[2]
+        running_ms = max(self._running_ms, change.running_ms)
+        marked = bool(change.rows) and self._ages.note(db, change.rows[0][0].seq, running_ms)
         self._insert(change.rows, change.now_ms)
         for row, own_size in change.rows:
             rows, messages, size = rows + 1, messages + row.messages, size + own_size
@@ -283,10 +301,15 @@ class SqliteStore:
             dead_rows, dead_bytes = dead_rows + 1, dead_bytes + own_size
             gone = self._delete(row.seq, row.seq)
             rows, messages, size = rows - gone[0], messages - gone[1], size - gone[2]
+        for number in change.exhumed:
+            letter = db.execute("SELECT bytes FROM dead_letters WHERE id = ?", (number,)).fetchone()
+            if letter is not None:
+                db.execute("DELETE FROM dead_letters WHERE id = ?", (number,))
+                dead_rows, dead_bytes = dead_rows - 1, dead_bytes - as_count(letter[0])
         dropped = self._drop_oldest(change, messages, size)
         rows, messages, size = rows - dropped[0], messages - dropped[1], size - dropped[2]
         dead_gone = self._drop_oldest_dead(dead_rows, dead_bytes) if change.buried else (0, 0)
-        totals = _sound(
+        totals = sound_totals(
             Totals(
                 max(self._totals.last_seq, change.last_seq),
                 rows,
@@ -296,16 +319,20 @@ class SqliteStore:
                 dead_bytes - dead_gone[1],
             )
         )
-        db.execute(_META, (*totals, _totals_crc(totals)))
+        db.execute(_META, (*totals, running_ms, meta_crc(totals, running_ms)))
         db.execute("COMMIT")
-        self._totals = totals
+        self._totals, self._running_ms = totals, running_ms
+        if marked:
+            self._ages.noted(running_ms)
+        if change.buried or change.exhumed:
+            self._dead_reasons = None
         return Applied(totals, dropped[0], dropped[1], dropped[3], dead_gone[0])
 
     def _insert(self, rows: Sequence[tuple[Row, int]], now_ms: int) -> None:
         values: list[object] = []
         for row, size in rows:
             devices = json.dumps(row.devices).encode("ascii")
-            crc = _row_crc(row.seq, row.topic.encode(), devices, row.messages, row.points, size, row.payload)
+            crc = row_crc(row.seq, row.topic.encode(), devices, row.messages, row.points, size, row.payload)
             values += (
                 row.seq,
                 now_ms,
@@ -341,8 +368,8 @@ class SqliteStore:
         for seq, own_messages, own_bytes in oldest:
             last = seq
             rows += 1
-            gone_messages += _count(own_messages)
-            gone_bytes += _count(own_bytes)
+            gone_messages += as_count(own_messages)
+            gone_bytes += as_count(own_bytes)
             if gone_bytes >= over_bytes and gone_messages >= over_messages:
                 break
         oldest.close()
@@ -359,7 +386,7 @@ class SqliteStore:
         for number, size in oldest:
             last = number
             gone_rows += 1
-            gone_bytes += _count(size)
+            gone_bytes += as_count(size)
             if gone_rows >= over_rows and gone_bytes >= over_bytes:
                 break
         oldest.close()
@@ -381,6 +408,92 @@ class SqliteStore:
             self._set_sync(full=False)
             # As a script: the module steps a lone statement without columns once, which gives back one page.
             self._db.executescript(f"PRAGMA incremental_vacuum({FREE_PAGES_STEP})")
+
+    def tend(self, running_ms: int, expire_before_ms: int | None, now_ms: int) -> Tended:
+        """See the contract. Writes nothing while there is nothing to keep an age for."""
+        try:
+            try:
+                return self._tend(running_ms, expire_before_ms)
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                self._roll_back()
+                return Tended(self._totals)  # the next change that meets the damage has the file rebuilt
+        except (sqlite3.Error, OSError) as error:
+            self._roll_back()
+            raise store_error("write", self.place, error) from error
+
+    def _tend(self, running_ms: int, expire_before_ms: int | None) -> Tended:
+        db = self._db
+        expired = (0, 0, 0)
+        more = False
+        running_ms = max(running_ms, self._running_ms)
+        if self._totals.rows:
+            self._set_sync(full=False)  # a lost expiry happens again
+            db.execute("BEGIN IMMEDIATE")
+            totals = self._totals
+            if expire_before_ms is not None:
+                totals, expired, more = self._expire(expire_before_ms)
+            db.execute(_META, (*totals, running_ms, meta_crc(totals, running_ms)))
+            db.execute("COMMIT")
+            self._totals, self._running_ms = totals, running_ms
+        if self._dead_reasons is None:
+            found = db.execute("SELECT reason, count(*) FROM dead_letters GROUP BY reason")
+            self._dead_reasons = Counter({as_text(reason): count for reason, count in found})
+        more = self._shrink() or more
+        return Tended(self._totals, *expired, self._oldest_running_ms(), dict(self._dead_reasons), more)
+
+    def _expire(self, before_ms: int) -> tuple[Totals, tuple[int, int, int], bool]:
+        """Drop the oldest rows that are surely older; the new sums, (rows, messages, last number), whether more are."""
+        db = self._db
+        old = self._totals
+        keep_from = self._ages.too_old(db, before_ms, old.last_seq + 1)
+        rows = messages = size = last = 0
+        oldest = db.execute(
+            "SELECT seq, messages, bytes FROM rows WHERE seq < ? ORDER BY seq LIMIT ?", (keep_from, EXPIRE_STEP)
+        )
+        for seq, own_messages, own_bytes in oldest:
+            last = seq
+            rows, messages, size = rows + 1, messages + as_count(own_messages), size + as_count(own_bytes)
+        if rows:
+            db.execute("DELETE FROM rows WHERE seq <= ?", (last,))
+        left = old._replace(rows=old.rows - rows, messages=old.messages - messages, bytes=old.bytes - size)
+        return sound_totals(left), (rows, messages, last), rows == EXPIRE_STEP
+
+    def _oldest_running_ms(self) -> int | None:
+        (seq,) = self._db.execute("SELECT min(seq) FROM rows").fetchone()
+        if seq is None:
+            return None
+        return self._ages.oldest_running_ms(self._db, seq)
+
+    def _shrink(self) -> bool:
+        """Give unused pages back, one step; whether there are more to give."""
+        db = self._db
+        (free,) = db.execute("PRAGMA freelist_count").fetchone()
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        if free <= IDLE_FREE_PAGES or 2 * free <= pages:
+            return False
+        self._set_sync(full=False)
+        db.executescript(f"PRAGMA incremental_vacuum({min(FREE_PAGES_STEP, free - IDLE_FREE_PAGES)})")
+        (free,) = db.execute("PRAGMA freelist_count").fetchone()
+        if free > IDLE_FREE_PAGES:
+            return True
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # only now is the file shorter
+        return False
+
+    def dead_letters(self, after_id: int, max_bytes: int) -> list[DeadLetter]:
+        """See the contract."""
+        found: list[DeadLetter] = []
+        taken = 0
+        try:
+            for number, buried_ms, reason, size, *columns in self._db.execute(_DEAD, (after_id,)):
+                if found and taken + as_count(size) > max_bytes:
+                    break
+                found.append(DeadLetter(number, buried_ms, as_text(reason), row_as_found(*columns)))
+                taken += as_count(size)
+        except sqlite3.Error as error:
+            raise store_error("read", self.place, error) from error
+        return found
 
     def _roll_back(self) -> None:
         # What cannot be rolled back now is when the connection closes; the error that brought us here says more.
@@ -428,7 +541,7 @@ class SqliteStore:
         cursor = self._db.cursor()
         try:
             for columns in cursor.execute(_FETCH, (position + 1, limit)):
-                row = _row_from(columns)
+                row = row_from(columns)
                 if row is None:
                     bad.append(columns[0])
                     if position < columns[0] <= self._totals.last_seq:  # the number may be what is damaged
@@ -508,7 +621,8 @@ class SqliteStore:
         sync_folder(os.path.dirname(os.path.abspath(self.place)))
         self._connection = self._connect(self.place)
         self._totals = self._count_anew()._replace(last_seq=last_seq)
-        self._db.execute(_META, (*self._totals, _totals_crc(self._totals)))
+        self._db.execute(_META, self._meta())
+        self._running_ms = self._ages.read(self._db, self._running_ms)
         return lost
 
     def _copy_readable(self, lost: list[tuple[int, int]]) -> None:
@@ -527,11 +641,12 @@ class SqliteStore:
             for row in rows:  # not in ranges: those look one row further, which may be the damaged one
                 db.execute("INSERT INTO fresh.rows SELECT * FROM main.rows WHERE seq = ?", (row.seq,))
             db.execute("COMMIT")
-        try:
-            db.execute("INSERT INTO fresh.dead_letters SELECT * FROM main.dead_letters")
-        except sqlite3.DatabaseError as error:
-            if not is_damage(error):  # dead letters on damaged pages are dead indeed
-                raise
+        for table in ("dead_letters", "marks"):
+            try:
+                db.execute(f"INSERT INTO fresh.{table} SELECT * FROM main.{table}")  # noqa: S608 - constants
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):  # dead letters on damaged pages are dead indeed; ages begin anew
+                    raise
 
     def _empty_log(self, name: str) -> None:
         if self._db.execute(f"PRAGMA {name}.wal_checkpoint(TRUNCATE)").fetchone()[0]:
@@ -560,7 +675,7 @@ class SqliteStore:
             gone = self._delete(seq, seq)
             old = self._totals
             dead_gone = self._drop_oldest_dead(old.dead_rows + 1, old.dead_bytes + size)
-            totals = _sound(
+            totals = sound_totals(
                 Totals(
                     old.last_seq,
                     old.rows - gone[0],
@@ -570,7 +685,7 @@ class SqliteStore:
                     old.dead_bytes + size - dead_gone[1],
                 )
             )
-            db.execute(_META, (*totals, _totals_crc(totals)))
+            db.execute(_META, (*totals, self._running_ms, meta_crc(totals, self._running_ms)))
             db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
@@ -578,55 +693,8 @@ class SqliteStore:
             self._roll_back()
             return 0
         self._totals = totals
+        self._dead_reasons = None
         return dead_gone[0]
 
-
-def _row_crc(seq: int, topic: bytes, devices: bytes, messages: int, points: int, size: int, payload: bytes) -> int:
-    head = b"%d %b %b %d %d %d" % (seq, topic, devices, messages, points, size)
-    return zlib.crc32(payload, zlib.crc32(head))
-
-
-def _row_from(columns: tuple[Any, ...]) -> Row | None:
-    """The row, or None when its content is not what was written."""
-    seq, topic, devices, messages, points, size, crc, payload = columns
-    try:
-        if crc != _row_crc(seq, topic, devices, messages, points, size, payload):
-            return None
-        names = json.loads(devices)
-        return Row(seq, topic.decode(), payload, tuple(names), messages, points)
-    except (TypeError, ValueError, AttributeError):  # damage changes types as well as values
-        return None
-
-
-def _totals_crc(totals: Totals) -> int:
-    return zlib.crc32(b"%d %d %d %d %d %d" % totals)
-
-
-def _sound(totals: Totals) -> Totals:
-    """The sums without what damaged rows may have done to them: nothing negative, and no rows means nothing."""
-    last_seq, rows, messages, size, dead_rows, dead_bytes = totals
-    if rows <= 0:
-        rows = messages = size = 0
-    if dead_rows <= 0:
-        dead_rows = dead_bytes = 0
-    return Totals(last_seq, rows, max(messages, 0), max(size, 0), dead_rows, max(dead_bytes, 0))
-
-
-def _count(value: object) -> int:
-    """A column that should hold a count; 0 when damage made something else of it."""
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _ranges(seqs: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """(first, last) of the runs in `seqs`, ascending."""
-    first = last = None
-    for seq in sorted(set(seqs)):
-        if first is None or last is None:
-            first = last = seq
-        elif seq == last + 1:
-            last = seq
-        else:
-            yield first, last
-            first = last = seq
-    if first is not None and last is not None:
-        yield first, last
+    def _meta(self) -> tuple[int, ...]:
+        return (*self._totals, self._running_ms, meta_crc(self._totals, self._running_ms))

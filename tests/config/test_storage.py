@@ -42,10 +42,21 @@ class StorageTests(FolderCase):
         self.assertEqual((found.type, found.max_messages, found.max_bytes), ("memory", 500, MEMORY_BYTES))
 
     def test_file(self):
-        """max_file_count times max_records_per_file is the cap; that SQLite keeps it is said."""
+        """max_file_count times max_records_per_file is the cap."""
         found = self.read(type="file", max_file_count=4, max_records_per_file=25, data_folder_path="d")
         self.assertEqual((found.type, found.max_messages, found.folder), ("file", 100, self.data_dir / "d"))
-        self.assertIn("SQLite", self.lines(Severity.NOTICE)[0])
+        self.assertEqual(self.lines(), [])
+
+    def test_time_to_live(self):
+        """Days become seconds, 0 and nothing mean never; how often it is looked at comes in hours."""
+        found = self.read(messages_ttl_in_days=7, messages_ttl_check_in_hours=2)
+        self.assertEqual((found.ttl_seconds, found.ttl_check_seconds), (7 * 86_400, 7200))
+        self.assertEqual((self.read(messages_ttl_in_days=0).ttl_seconds, self.read().ttl_seconds), (None, None))
+        self.assertEqual(self.lines(), [])
+
+    def test_import(self):
+        """A folder of the reference's files, relative to the data folder."""
+        self.assertEqual(self.read(**{"import": "./old/"}).import_from, self.data_dir / "old")
 
     def test_our_keys(self):
         """maxBytes beats what the reference's keys come to, for each kind; the drop policy is a choice of three."""

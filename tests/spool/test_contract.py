@@ -7,7 +7,8 @@ from pathlib import Path
 from twisted.trial import unittest
 
 from tbgw.model import Draft
-from tbgw.spool.contract import PAGE_BYTES, Change, Store, Totals, row_bytes
+from tbgw.spool.contract import EXPIRE_STEP, MARK_MS, PAGE_BYTES, Change, Store, Totals, row_bytes
+from tbgw.spool.file import FileStore
 from tbgw.spool.memory import MemoryStore
 from tbgw.spool.store import SqliteStore
 from tests.spool.fakes import NOW_MS, draft, keep, row
@@ -166,6 +167,62 @@ class StoreContract:
         assert self.store.apply(change).dropped_rows == 0
         assert self.seqs() == [2, 3]
 
+    def test_expiry(self):
+        """Rows go once they are surely too old, the oldest first; never early, and at most a minute late."""
+        self.store.open()
+        self.store.apply(keep(row(1), row(2, messages=3))._replace(running_ms=1_000_000))
+        self.store.apply(keep(row(3))._replace(running_ms=1_000_000 + MARK_MS))
+        self.store.apply(keep(row(4))._replace(running_ms=5_000_000))
+        now = 9_000_000
+        assert self.store.tend(now, None, NOW_MS).expired_rows == 0
+        tended = self.store.tend(now, 1_000_000, NOW_MS)
+        assert (tended.expired_rows, tended.oldest_running_ms) == (0, 1_000_000)
+        tended = self.store.tend(now, 1_000_000 + MARK_MS, NOW_MS)
+        assert (tended.expired_rows, tended.expired_messages, tended.expired_to_seq) == (2, 4, 2)
+        assert tended.totals.rows == 2
+        assert self.seqs() == [3, 4]
+        tended = self.store.tend(now, 5_000_000 - 1, NOW_MS)
+        assert (tended.expired_to_seq, tended.oldest_running_ms) == (3, 5_000_000)
+        tended = self.store.tend(now, now, NOW_MS)
+        assert (tended.expired_to_seq, tended.totals.rows, tended.oldest_running_ms) == (4, 0, None)
+
+    def test_expiry_in_steps(self):
+        """Of very many only a part goes at a time, and it is said that there are more."""
+        self.store.open()
+        rows = [row(n) for n in range(1, EXPIRE_STEP + 11)]
+        self.store.apply(keep(*rows))
+        assert self.store.tend(10**6, 10**6, NOW_MS)[1:4] == (EXPIRE_STEP, EXPIRE_STEP, EXPIRE_STEP)
+        tended = self.store.tend(10**6, 10**6, NOW_MS)
+        assert (tended.expired_rows, tended.more) == (10, False)
+
+    def test_dead_letters_can_be_read(self):
+        """All of them, in the order of burying, from any one on, with reason and content."""
+        self.store.open()
+        self.store.apply(keep(row(1), row(2)))
+        self.store.apply(Change(buried=[(row(2, b"b", messages=4), "refused")], now_ms=NOW_MS))
+        self.store.apply(Change(buried=[(row(1, b"a"), "too_large"), (row(0, b"c", ("\udc80",)), "refused")]))
+        letters = self.store.dead_letters(0, AMPLE)
+        assert [(one.reason, one.row) for one in letters] == [
+            ("refused", row(2, b"b", messages=4)),
+            ("too_large", row(1, b"a")),
+            ("refused", row(0, b"c", ("\udc80",))),
+        ]
+        assert letters[0].buried_ms == NOW_MS
+        assert self.store.dead_letters(letters[0].id, AMPLE) == letters[1:]
+        assert self.store.dead_letters(0, 1) == letters[:1]
+        assert dict(self.store.tend(0, None, NOW_MS).dead_reasons) == {"refused": 2, "too_large": 1}
+
+    def test_exhume(self):
+        """A dead letter can be forgotten, also in the change that makes a row of it again."""
+        self.store.open()
+        self.store.apply(Change(buried=[(row(1), "refused"), (row(2), "refused")], last_seq=2))
+        first, second = self.store.dead_letters(0, AMPLE)
+        change = keep(row(3, first.row.payload))._replace(exhumed=[first.id, 999])
+        totals = self.store.apply(change).totals
+        assert (totals.rows, totals.dead_rows, totals.dead_bytes) == (1, 1, row_bytes(row(2)))
+        assert self.store.dead_letters(0, AMPLE) == [second]
+        assert dict(self.store.tend(0, None, NOW_MS).dead_reasons) == {"refused": 1}
+
     def test_close_twice(self):
         """Closing again does nothing."""
         self.store.open()
@@ -183,6 +240,20 @@ class SqliteContractTests(StoreContract, unittest.TestCase):
     def make(self, max_dead_letters=100, max_dead_bytes=AMPLE):
         store = SqliteStore(self.path, max_dead_letters, max_dead_bytes)
         self.addCleanup(store.close, None)
+        return store
+
+
+class FileContractTests(StoreContract, unittest.TestCase):
+    """The contract, kept by files."""
+
+    def setUp(self):
+        self.path = Path(self.mktemp())
+        self.store = self.make()
+
+    def make(self, max_dead_letters=100, max_dead_bytes=AMPLE):
+        store = FileStore(self.path, max_dead_letters, max_dead_bytes)
+        self.addCleanup(store.close, None)
+        self.path = self.path / "next"  # a test that makes another one wants it empty
         return store
 
 

@@ -15,7 +15,7 @@ from tbgw.errors import StoreError, StoreFull
 from tbgw.interfaces import ISpool, IStatusSource
 from tbgw.model import Draft, Row
 from tbgw.spool import service
-from tbgw.spool.contract import Applied, Change, Fetched, Opened, row_bytes
+from tbgw.spool.contract import Applied, Change, Fetched, Opened, Tended, Totals, row_bytes
 from tbgw.spool.memory import MemoryStore
 from tbgw.spool.runners import CallDirectly
 from tbgw.spool.service import Spool
@@ -34,6 +34,7 @@ class ScriptedStore(MemoryStore):
         self.error: Exception | None = None
         self.found: Fetched | None = None
         self.closed_with: list[int | None] = []
+        self.running_ms = 0
 
     def check(self) -> None:
         if self.error is not None:
@@ -41,7 +42,12 @@ class ScriptedStore(MemoryStore):
 
     def open(self) -> Opened:
         self.check()
-        return super().open()
+        return super().open()._replace(running_ms=self.running_ms)
+
+    def tend(self, running_ms: int, expire_before_ms: int | None, now_ms: int) -> Tended:
+        self.check()
+        self.running_ms = running_ms
+        return super().tend(running_ms, expire_before_ms, now_ms)
 
     def apply(self, change: Change) -> Applied:
         self.check()
@@ -706,6 +712,146 @@ class PendingTests(SpoolCase):
             assert self.listener.told == ["behind"]
             self.runner.step()
             assert self.listener.told == ["behind", "ready"]
+
+
+class Jumping:
+    """A wall clock that is set."""
+
+    now_ms = NOW_MS
+
+    def read(self) -> int:
+        return self.now_ms
+
+
+class AgeTests(SpoolCase):
+    """Time to live, and tending."""
+
+    def aged(self, **options: Any) -> Spool:
+        spool = self.opened(tend_seconds=60.0, ttl_seconds=86_400.0, ttl_check_seconds=3600.0, **options)
+        self.runner.drain()
+        return spool
+
+    def wait(self, hours: float) -> None:
+        """Let time pass, tending included."""
+        for _ in range(int(hours * 60)):
+            self.clock.advance(60)
+            self.runner.drain()
+
+    def end(self, spool: Spool) -> None:
+        spool.close()
+        self.runner.drain()
+
+    def test_expires(self):
+        """A row goes when it is older than its time to live, is counted by its reason, and the forwarder is told."""
+        spool = self.aged()
+        self.append(spool, "a", draft(messages=3))
+        self.runner.drain()
+        self.wait(23)
+        self.append(spool, "b")
+        self.runner.drain()
+        assert spool.status()["oldest_age_seconds"] == 23 * 3600
+        self.wait(2.1)
+        assert self.store.seqs == [2]
+        assert self.counters.get("messages_dropped", "expired") == 3
+        assert spool.status()["dropped"] == {"expired": 3}
+        assert self.listener.told == [1]
+        self.end(spool)
+
+    def test_a_clock_that_is_set_expires_nothing(self):
+        """The wall clock goes a year forward and a year back: nothing expires early, or never."""
+        year_ms = 365 * 86_400_000
+        for jump_ms in (year_ms, -year_ms):
+            self.setUp()
+            wall = Jumping()
+            spool = Spool(
+                lambda: self.store,
+                clock=self.clock,
+                runner=self.runner,
+                wall_ms=wall.read,
+                events=self.events,
+                max_bytes=AMPLE,
+                tend_seconds=60.0,
+                ttl_seconds=86_400.0,
+            )
+            spool.open()
+            self.runner.drain()
+            self.append(spool, "a")
+            self.runner.drain()
+            wall.now_ms += jump_ms
+            self.wait(20)
+            assert self.store.seqs == [1]
+            self.wait(6)
+            assert self.store.seqs == []
+            self.end(spool)
+
+    def test_age_goes_on_after_a_restart(self):
+        """Running time is kept with the rows: two runs of fourteen hours are more than a day."""
+        spool = self.aged()
+        self.append(spool, "a")
+        self.runner.drain()
+        self.wait(14)
+        self.end(spool)
+        running_ms = self.store.running_ms
+        assert running_ms >= 14 * 3_600_000 - 60_000
+        self.clock.advance(10**6)  # the box was off
+        self.runner = StepRunner()
+        again = self.aged()
+        self.wait(9)
+        assert self.store.seqs == [1]
+        self.wait(3)
+        assert self.store.seqs == []
+        self.end(again)
+
+    def test_without_ttl(self):
+        """Nothing expires by itself."""
+        spool = self.opened(tend_seconds=60.0)
+        self.append(spool, "a")
+        self.runner.drain()
+        self.wait(30 * 24)
+        assert self.store.seqs == [1]
+        self.end(spool)
+
+    def test_more_to_do_is_done_soon(self):
+        """When one step is not enough, the next follows without waiting for its turn."""
+        spool = self.opened(tend_seconds=60.0)
+        self.runner.drain()
+        steps: list[int] = []
+
+        def tend(running_ms: int, expire_before_ms: int | None, now_ms: int) -> Tended:
+            steps.append(running_ms)
+            return Tended(Totals(), more=len(steps) < 3)
+
+        self.patch(self.store, "tend", tend)
+        self.clock.advance(60)
+        for _ in range(5):
+            self.runner.drain()
+            self.clock.advance(service.TEND_STEP_SECONDS)
+        assert len(steps) == 3
+        assert steps[2] - steps[0] in range(99, 102)
+        self.end(spool)
+
+    def test_seen_in_the_status(self):
+        """Fill level, drain rate, drops and dead letters by reason."""
+        spool = self.aged(max_bytes=4 * SIZE)
+        self.append(spool, "a", draft(messages=10), draft(messages=20), draft())
+        self.runner.drain()
+        assert spool.status()["fill"] == 0.75
+        spool.status()
+        spool.delete([1, 2])
+        spool.bury(row(3), "refused")
+        self.append(spool, "b", *(draft() for _ in range(5)))
+        self.runner.drain()
+        self.clock.advance(10)
+        status = spool.status()
+        assert (status["drained"], status["drain_per_second"]) == (30, 3.0)
+        assert status["dead_letters"] == {"refused": 1}
+        assert status["dropped"] == {"full_newest": 4}
+        self.append(spool, "c")
+        self.runner.drain()
+        self.clock.advance(60)
+        self.runner.drain()
+        assert spool.status()["oldest_age_seconds"] == 70.0  # row 4, from the append before
+        self.end(spool)
 
 
 class FailureTests(SpoolCase):

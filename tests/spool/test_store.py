@@ -10,13 +10,16 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 from twisted.trial import unittest
 
 from tbgw.errors import StoreError
+from tbgw.spool import schema as schema_module
 from tbgw.spool import store as store_module
 from tbgw.spool.contract import PAGE_BYTES, Change, Totals, row_bytes
+from tbgw.spool.records import row_crc
 from tbgw.spool.store import SqliteStore
 from tests.spool.fakes import NOW_MS, keep, row, sized
 
@@ -115,6 +118,34 @@ class SurvivalTests(StoreCase):
         for name, value in (("journal_mode", b"wal"), ("page_size", PAGE_BYTES), ("auto_vacuum", 2)):
             assert store._db.execute(f"PRAGMA {name}").fetchone() == (value,), name
 
+    def test_the_file_shrinks_when_tended(self):
+        """Once the rows are gone, tending gives nearly all pages back, some at a time, and the file is smaller."""
+        store = self.open()
+        store.apply(keep(*(row(n, b"x" * 50_000) for n in range(1, 1001))))
+        store.apply(Change(deletes=range(1, 1001)))
+        self.assertGreater(self.path.stat().st_size, 48_000_000)
+        steps = 1
+        while store.tend(0, None, NOW_MS).more:
+            steps += 1
+        self.assertGreater(steps, 5)
+        self.assertLess(self.path.stat().st_size, 10_000_000)
+        store.apply(keep(row(1001)))
+        self.sound_and_small(store)
+
+    def sound_and_small(self, store: SqliteStore) -> None:
+        """What is left is whole, and stays so after a restart."""
+        store.close(None)
+        again = self.open()
+        assert again._db.execute("PRAGMA integrity_check").fetchone() == (b"ok",)
+        assert self.seqs(again) == [1001]
+
+    def test_pages_in_use_are_not_moved_about(self):
+        """While more than half of the file is in use, tending leaves it as it is: rows on their way out make room."""
+        store = self.open()
+        store.apply(keep(*(row(n, b"x" * 50_000) for n in range(1, 1001))))
+        store.apply(Change(deletes=range(1, 301)))
+        assert not store.tend(0, None, NOW_MS).more
+
     def test_free_pages_are_given_back(self):
         """After an outage the file shrinks again, step by step."""
         self.patch(store_module, "FREE_PAGES_KEPT", 50)
@@ -131,6 +162,154 @@ class SurvivalTests(StoreCase):
         assert after <= 100
         store.close(None)
         assert self.path.stat().st_size <= 100 * PAGE_BYTES
+
+
+class AgeTests(StoreCase):
+    """Ages are counted in running time, and survive."""
+
+    def test_running_time_goes_on_after_a_restart(self):
+        """What one run counted, the next goes on from; a crash costs a minute of it at most."""
+        store = self.open()
+        store.apply(keep(row(1))._replace(running_ms=100_000))
+        store.tend(150_000, None, NOW_MS)
+        store.close(None)
+        again = SqliteStore(self.path)
+        self.addCleanup(again.close, None)
+        assert again.open().running_ms == 150_000
+        assert again.tend(150_000, None, NOW_MS).oldest_running_ms == 100_000
+
+    def test_damaged_mark(self):
+        """When a mark is damaged, all ages begin anew: late is allowed, early is not."""
+        for damage in ("UPDATE marks SET running_ms = 0 WHERE seq = 2", "UPDATE marks SET crc = 'x' WHERE seq = 1"):
+            self.folder = Path(self.mktemp())
+            self.path = self.folder / "spool.db"
+            store = self.open()
+            store.apply(keep(row(1))._replace(running_ms=1_000_000))
+            store.apply(keep(row(2))._replace(running_ms=2_000_000))
+            store.close(None)
+            self.edit(damage)
+            again = self.open()
+            assert again.tend(3_000_000, 1_900_000, NOW_MS).expired_rows == 0
+            assert again.tend(9_000_000, 8_000_000, NOW_MS).expired_rows == 2
+
+    def test_no_mark_no_expiry(self):
+        """Rows whose age is not known at all stay."""
+        store = self.open()
+        store.apply(keep(row(1)))
+        store.close(None)
+        self.edit("DELETE FROM marks")
+        assert self.open().tend(10**12, 10**12, NOW_MS).expired_rows == 0
+
+    def test_marks_are_few(self):
+        """A mark for each minute in which rows came, and none for rows that are gone."""
+        store = self.open()
+        for second in range(600):
+            store.apply(keep(row(second + 1))._replace(running_ms=second * 1000))
+        assert store._db.execute("SELECT count(*) FROM marks").fetchone() == (10,)
+        store.apply(Change(deletes=range(1, 541)))
+        store.tend(600_000, None, NOW_MS)
+        assert store._db.execute("SELECT count(*) FROM marks").fetchone() == (1,)
+
+
+class UpgradeTests(StoreCase):
+    """A file of an older schema."""
+
+    def old(self) -> None:
+        """A file as version 1 of the schema had it, with a row, a dead letter, and room between the numbers."""
+        self.folder.mkdir()
+        schema = Path(store_module.__file__).with_name("schema_v1.sql").read_text()
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.executescript(f"BEGIN;\n{schema}\nCOMMIT;")
+        one, size = row(5, b"old"), row_bytes(row(5, b"old"))
+        devices = '["Meter 1"]'
+        crc = row_crc(5, one.topic.encode(), devices.encode(), 1, 2, size, b"old")
+        values = (5, NOW_MS, one.topic, devices, 1, 2, size, crc, b"old")
+        connection.execute("INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,?)", values)
+        dead = (1, 3, NOW_MS, "refused", one.topic, devices, 1, 2, size, b"old")
+        connection.execute("INSERT INTO dead_letters VALUES (?,?,?,?,?,?,?,?,?,?)", dead)
+        sums = (7, 1, 1, size, 1, size)
+        connection.execute(
+            "INSERT OR REPLACE INTO meta VALUES (1,?,?,?,?,?,?,?)", (*sums, zlib.crc32(b"%d %d %d %d %d %d" % sums))
+        )
+        connection.close()
+
+    def dump(self, path: Path, *, without: tuple[str, ...] = ()) -> list[str]:
+        connection = sqlite3.connect(path)
+        lines = [line for line in connection.iterdump() if not line.startswith(tuple(without))]
+        lines += [str(connection.execute(f"PRAGMA {name}").fetchone()) for name in ("user_version", "application_id")]
+        connection.close()
+        return lines
+
+    def test_upgraded_equals_fresh(self):
+        """The dump of an upgraded file is that of a new one with the same content, marks (the ages) aside."""
+        self.old()
+        store = SqliteStore(self.path)
+        opened = store.open()
+        size = row_bytes(row(5, b"old"))
+        assert (opened.upgraded_from, opened.totals) == (1, Totals(7, 1, 1, size, 1, size))
+        assert store.fetch(0, AMPLE, NOW_MS).rows == [row(5, b"old")]
+        store.close(None)
+        upgraded = self.dump(self.path, without=('INSERT INTO "marks"',))
+        self.path = Path(self.mktemp()) / "fresh.db"
+        fresh = self.open()
+        buried = [(row(3, b"old"), "refused")]
+        fresh.apply(Change(rows=sized([row(5, b"old")]), buried=buried, last_seq=7, now_ms=NOW_MS))
+        fresh.close(None)
+        assert upgraded == self.dump(self.path, without=('INSERT INTO "marks"',))
+
+    def test_a_copy_is_made_first(self):
+        """The file as it was is kept beside, private, as one file that the old version could open."""
+        self.old()
+        before = self.dump(self.path)
+        store = self.open()
+        copy = self.folder / "spool.db.schema1"
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+        assert self.dump(copy) == before
+        store.close(None)
+        again = SqliteStore(self.path)
+        assert again.open().upgraded_from == 0
+        again.close(None)
+
+    def test_a_crash_on_the_way(self):
+        """A kill during the copy or the upgrade leaves the old file, and the next start upgrades it."""
+        self.old()
+        (self.folder / "spool.db.copying").write_bytes(b"half a copy")
+        self.patch(schema_module, "_carry_over", lambda connection: connection.execute("SELECT nothing"))
+        assert "nothing" in self.refused()
+        connection = sqlite3.connect(self.path)
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        connection.close()
+        self.mend()
+        assert self.seqs(self.open()) == [5]
+        assert not (self.folder / "spool.db.copying").exists()
+
+    def mend(self) -> None:
+        self.patch(schema_module, "_carry_over", CARRY_OVER)
+
+    def test_no_room_for_the_copy(self):
+        """Without room for the copy nothing is upgraded, and it says so."""
+        self.old()
+        before = self.dump(self.path)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, hard))
+        try:
+            text = self.refused()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert f"cannot open the store {self.path}: " in text
+        assert self.dump(self.path) == before
+
+    def test_old_rows_age_from_the_upgrade(self):
+        """Rows of a file that knew no ages are as old as the upgrade."""
+        self.old()
+        store = self.open()
+        assert store.tend(1_000, 0, NOW_MS).expired_rows == 0
+        assert store.tend(1_000_000, 500_000, NOW_MS).expired_rows == 1
+
+
+CARRY_OVER = schema_module._carry_over
 
 
 class PrivacyTests(StoreCase):
@@ -236,8 +415,8 @@ class RefusalTests(StoreCase):
     def test_newer_schema(self):
         """A file of a newer version is not touched."""
         self.open().close(None)
-        self.edit("PRAGMA user_version=2")
-        self.untouched("newer version of the gateway (schema 2, this one knows 1)")
+        self.edit("PRAGMA user_version=3")
+        self.untouched("newer version of the gateway (schema 3, this one knows 2)")
 
     def test_unknown_schema(self):
         """Nor is one with a version that never was."""
@@ -478,7 +657,7 @@ class DamageTests(StoreCase):
         self.spoil(self.leaf_pages()[-1])
         store = SqliteStore(self.path)
         self.addCleanup(store.close, None)
-        totals, damaged = store.open()
+        totals, damaged, *_ = store.open()
         ((first, last),) = damaged
         assert last == 65
         assert 53 < first < 61
