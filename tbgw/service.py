@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -52,6 +52,9 @@ STOP_SECONDS = 5.0
 DRAIN_SECONDS = 1.5
 """Part of it in which PUBACKs of what is in flight are waited for: each that comes saves a duplicate after the
 restart."""
+
+_MQTT_VERSIONS: Mapping[str, Literal[4, 5] | None] = {"auto": None, "5": 5, "3.1.1": 4}
+
 
 def load(config_dir: Path, data_dir: Path, environ: Mapping[str, str]) -> GatewayConfig:
     """Read and check the whole folder. Raises ConfigurationError with all faults of all files."""
@@ -184,13 +187,20 @@ class Gateway(Service):
     def _build_uplink(self) -> Any:
         from twisted.internet.endpoints import wrapClientTLS
 
+        from tbgw.mqtt.versions import VersionChoice
         from tbgw.tls import ClientTLS, client_creator
         from tbgw.uplink.client import Credentials, Uplink
         from tbgw.uplink.internal_events import ServerUnverified
 
         section = self._config.thingsboard
         security = section.security
-        endpoint = self._dialling(section.host, section.port)
+        if section.proxy_host is not None:
+            from tbgw.mqtt.proxy import HTTPConnectEndpoint
+
+            proxy = self._dialling(section.proxy_host, section.proxy_port)
+            endpoint: Any = HTTPConnectEndpoint(proxy, section.host, section.port, clock=self._reactor)
+        else:
+            endpoint = self._dialling(section.host, section.port)
         where = f"{section.host}:{section.port}"
         if security.tls:
             tls = ClientTLS(
@@ -220,6 +230,7 @@ class Gateway(Service):
             events=self.events,
             jitter=_jitter,
             keep_alive_seconds=section.keep_alive_seconds,
+            versions=VersionChoice(_MQTT_VERSIONS[section.mqtt_version]),
         )
 
     def _dialling(self, host: str, port: int) -> Any:

@@ -236,9 +236,15 @@ class ThingsBoardSection:
         doc="How often connector files are looked at for changes.",
         later=NOT_YET,
     )
-    proxy_host: str | None = text("proxy_host", default=None, doc="HTTP proxy.")
-    proxy_port: int | None = integer(
-        "proxy_port", minimum=1, maximum=MAX_PORT, default=None, unit="TCP port", doc="Port of the HTTP proxy."
+    mqtt_version: str = one_of(
+        "mqttVersion",
+        choices=("auto", "5", "3.1.1"),
+        default="auto",
+        doc="Version of MQTT; auto: 5, and 3.1.1 where the server does not take that.",
+    )
+    proxy_host: str | None = text("proxy_host", default=None, doc="HTTP proxy that is asked to CONNECT to the server.")
+    proxy_port: int = integer(
+        "proxy_port", minimum=1, maximum=MAX_PORT, default=3128, unit="TCP port", doc="Port of the HTTP proxy."
     )
     rate_limits: RateLimits = setting(
         "rateLimits", read=_read_rate_limits, default=DefaultLimit.TELEMETRY, unit="messages", doc="Own telemetry."
@@ -343,7 +349,4 @@ def read_thingsboard(node: Node, sandbox_token_file: Path | None, reporter: Repo
         reporter.notice(
             node.member("qos") or node, "is taken as 1: data is deleted only once ThingsBoard has confirmed it"
         )
-    proxy = node.member("proxy_host")
-    if proxy is not None:
-        reporter.warning(proxy, "is not supported: the gateway connects directly")
     return read

@@ -47,6 +47,7 @@ class Session:
     def connected(self, protocol: MQTTClientProtocol, connack: ConnAck) -> None:
         """See `IClientListener.connected`."""
         self._protocol = protocol
+        self._uplink.session_accepted(self)
         self._timer = self._clock.callLater(SUBACK_SECONDS, self._no_suback)
         granted = protocol.subscribe([(topic, 1) for topic in topics.GATEWAY_SUBSCRIPTIONS])
         granted.addCallbacks(self._subscribed, _over)

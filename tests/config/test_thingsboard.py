@@ -179,6 +179,13 @@ class ThingsBoardTests(FolderCase):
         self.assertIn("security: is missing: there are no credentials", self.faults()[0])
 
     def test_proxy(self):
-        """A proxy is not supported, which is a warning: the gateway then connects directly."""
-        self.read(proxy_host="10.0.0.1", proxy_port=3128)
-        self.assertEqual(len(self.lines(Severity.WARNING)), 1)
+        """The proxy's host and port; the port has the usual default."""
+        section = self.read(proxy_host="10.0.0.1")
+        self.assertEqual((section.proxy_host, section.proxy_port), ("10.0.0.1", 3128))
+        self.assertEqual(self.read(proxy_host="10.0.0.1", proxy_port=8080).proxy_port, 8080)
+        self.assertEqual(self.lines(Severity.WARNING), [])
+
+    def test_mqtt_version(self):
+        """The version of MQTT can be fixed; else 5 is tried first."""
+        self.assertEqual(self.read().mqtt_version, "auto")
+        self.assertEqual(self.read(mqttVersion="3.1.1").mqtt_version, "3.1.1")
