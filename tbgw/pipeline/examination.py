@@ -66,9 +66,10 @@ class Examination:
         """Nothing was taken in this session yet."""
         self._taken = False
 
-    def accepted(self) -> None:
+    def accepted(self, now: float) -> None:
         """ThingsBoard acknowledged data."""
         self._taken = True
+        self.suspicion.taken(now)
 
     def alone(self, head: Row | None) -> bool:
         """Whether nothing but one publish may be in flight; `head` is the first row in line."""
@@ -92,6 +93,7 @@ class Examination:
         if case.bad:
             self.suspicion.convict(case.row.seq, now)
         else:
+            self.suspicion.unexplained(now, case.all_closes)
             self.suspicion.acquit(case.row.seq, now)
         return case
 
@@ -111,13 +113,11 @@ class Examination:
         if case is None:
             return
         if code < 0x80:
-            if case.failures:
-                self.suspicion.unexplained(now)  # it was not the part, whatever it was
             self._taken = True
             case.passed()
             return
         needed = 1
-        case.failures += 1
+        case.refusals += 1
         if code in RETRY_CODES:
             self._taken = False
             if code == 0x83:
@@ -125,7 +125,7 @@ class Examination:
             else:
                 known = self.suspicion.condemned(case.todo[0].devices, RETRIES_EXHAUSTED, now)
                 needed = REFUSALS_OF_KNOWN if known else REFUSALS
-        if case.failures < needed:
+        if case.refusals < needed:
             return
         part = case.todo[0]
         if code in (0x80, 0x97) and len(part.devices) == 1 and (code == 0x80 or part.points <= FEW_POINTS):
@@ -139,10 +139,11 @@ class Examination:
         if case is None:
             return
         reason = NEVER_ACKNOWLEDGED if overdue else CLOSES_SESSION
+        case.all_closes += 1
         if case.cut():
             return
-        case.failures += 1
-        if case.failures >= self.suspicion.closes_needed(case.todo[0], reason, now):
+        case.closes += 1
+        if case.closes >= self.suspicion.closes_needed(case.todo[0], reason, now):
             self._give_up(reason, now)
 
     def _give_up(self, reason: str, now: float) -> None:
@@ -152,7 +153,7 @@ class Examination:
     def probe_unanswered(self, now: float) -> None:
         """The session ended with the probe in flight, or with nothing: it is not the part that ends sessions."""
         if self.case is not None:
-            self.case.failures = 0
+            self.case.closes = 0
         self.suspicion.unexplained(now)
 
     def closed(self, in_flight: Collection[Row], now: float) -> None:
@@ -161,6 +162,7 @@ class Examination:
             for row in in_flight:
                 if row.seq in self.suspicion.suspects:
                     self.due.add(row.seq)
+                    self.suspicion.again()
                     return
             self.suspicion.unexplained(now)
             return

@@ -478,7 +478,7 @@ class Forwarder:
         sent.code = max(sent.code, code)
         if code < 0x80:
             self._closes = 0
-            self._examination.accepted()
+            self._examination.accepted(now)
             if sent.sent_at >= self._resume_at:
                 self._pushed_back = 0  # since the last pause, so that ThingsBoard takes rows again
         elif sent.unsent:

@@ -11,8 +11,9 @@ again, for ever. But most sessions end for other reasons, and then nothing may b
   session again is taken apart in turn. What is good of it is delivered that way, in order.
 - A part that cannot be cut is given up only when the session ended on it `Suspicion.closes_needed` times running, each
   time right after ThingsBoard had taken something else in the same session. One that ends before that something is
-  taken sets the count back; so does nothing for a server that takes no data at all, or a link that drops at random.
-- Each close that nothing explains in the end makes us more careful for an hour.
+  taken sets the count back. So a server that takes no data at all costs nothing.
+- How many closes that is depends on the link: on how many publishes of the last hours were acknowledged, and how many
+  sessions ended that nothing explains. By chance alone it would have to come to that once in 100,000 times.
 - Devices with a part that was given up are known for an hour: their rows are suspects at once.
 
 Considered and dropped: halving instead of cutting by device, element and key (more closes for one culprit, and a close
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
+from math import ceil, log
 
 from tbgw.model import Row
 from tbgw.thingsboard import payloads
@@ -34,9 +36,11 @@ CLOSES = 3
 MEMORY_SECONDS = 3600.0
 """How long a close that nothing explains, and a device that sent what was given up, are remembered."""
 
-MOST_CLOSES_NEEDED = 12
-"""Closes on one part that are proof enough on any link: half of what is sent would have to be lost for such a row of
-chances to come up once in ten million."""
+MOST_CLOSES_NEEDED = 20
+"""Closes on one part that are proof enough on any link."""
+
+CHANCE = 1e-5
+"""How likely it may be that what looks like a culprit is a row of chances."""
 
 MAX_CONDEMNED = 1000
 """Devices remembered, at most."""
@@ -50,7 +54,11 @@ class Suspicion:
         """Numbers of the rows that were in flight at each of the last `_closes` closes."""
         self._closes = 0
         self._convicted = False
-        self._unexplained: deque[float] = deque(maxlen=MOST_CLOSES_NEEDED)
+        self._hour = 0
+        self._taken = [0, 0]
+        """Publishes that were acknowledged, in the hour before and in this one."""
+        self._lost = [0, 0]
+        """Closes that nothing explains, likewise."""
         self._condemned: dict[tuple[str, str], float] = {}
 
     @property
@@ -72,12 +80,34 @@ class Suspicion:
         if known:
             self._closes = max(self._closes, CLOSES)
 
+    def taken(self, now: float) -> None:
+        """A publish was acknowledged."""
+        self._turn(now)
+        self._taken[1] += 1
+
+    def unexplained(self, now: float, closes: int = 1) -> None:
+        """So many sessions ended for which no row can be blamed."""
+        self._turn(now)
+        self._lost[1] += closes
+
+    def _turn(self, now: float) -> None:
+        """A new hour may have begun."""
+        hour = int(now // MEMORY_SECONDS)
+        if hour != self._hour:
+            for counts in (self._taken, self._lost):
+                counts[:] = [counts[1] if hour == self._hour + 1 else 0, 0]
+            self._hour = hour
+
     def acquit(self, seq: int, now: float) -> None:
         """The row was acknowledged."""
         if seq in self.suspects:
             self.suspects.discard(seq)
             if not self.suspects:
                 self._dissolve(now)
+
+    def again(self) -> None:
+        """The session ended on a suspect that was alone in flight."""
+        self._closes += 1
 
     def convict(self, seq: int, now: float) -> None:
         """Something in the row was given up, so that the closes are explained."""
@@ -100,13 +130,9 @@ class Suspicion:
             self._closes = 0
             self._convicted = False
 
-    def unexplained(self, now: float) -> None:
-        """A session ended for which no row can be blamed."""
-        self._unexplained.append(now)
-
     def _dissolve(self, now: float) -> None:
         if not self._convicted:
-            self._unexplained.extend([now] * self._closes)
+            self.unexplained(now, self._closes)
         self._closes = 0
         self._convicted = False
         self.suspects = set()
@@ -117,10 +143,13 @@ class Suspicion:
 
     def closes_needed(self, part: Part, why: str, now: float) -> int:
         """How many closes in a row on this part are proof."""
-        while self._unexplained and self._unexplained[0] < now - MEMORY_SECONDS:
-            self._unexplained.popleft()
+        self._turn(now)
+        # The rate at which publishes are lost by chance, as far as was seen; half a loss for what was not seen yet.
+        lost = sum(self._lost) + 0.5
+        rate = lost / (sum(self._taken) + lost + 0.5)
+        enough = ceil(log(CHANCE) / log(rate))
         least = CLOSES - 1 if self.condemned(part.devices, why, now) else CLOSES
-        return min(MOST_CLOSES_NEEDED, least + len(self._unexplained))
+        return max(least, min(MOST_CLOSES_NEEDED, enough))
 
 
 class Case:
@@ -134,14 +163,16 @@ class Case:
         """What has to go to the dead letters, with the reasons."""
         self.accepted = 0
         """Parts that were acknowledged."""
-        self.failures = 0
-        """Closes, or refusals, of `todo[0]` in a row."""
+        self.closes = self.refusals = 0
+        """Of `todo[0]`, in a row."""
+        self.all_closes = 0
+        """Sessions that ended on any part."""
 
     def passed(self) -> None:
         """`todo[0]` was acknowledged."""
         self.todo.popleft()
         self.accepted += 1
-        self.failures = 0
+        self.closes = self.refusals = 0
 
     def cut(self) -> bool:
         """Take `todo[0]` apart; False when it cannot be."""
@@ -149,14 +180,14 @@ class Case:
         if smaller:
             self.todo.popleft()
             self.todo.extendleft(reversed(smaller))
-            self.failures = 0
+            self.closes = self.refusals = 0
         return bool(smaller)
 
     def give_up(self, reason: str) -> Part:
         """`todo[0]` is the culprit, or one of them."""
         part = self.todo.popleft()
         self.bad.append((part, reason))
-        self.failures = 0
+        self.closes = self.refusals = 0
         return part
 
     def dead_letters(self) -> list[tuple[Row, str]]:

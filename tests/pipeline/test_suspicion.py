@@ -63,27 +63,49 @@ class SuspicionTests(SynchronousTestCase):
         self.suspicion.closed([3], 0)
         self.assertFalse(self.suspicion.isolates)
 
-    def test_unexplained_closes_call_for_care(self):
-        """Each close that no row explains makes the proof longer, within bounds, for an hour."""
-        self.assertEqual(self.suspicion.closes_needed(PART, "closes_session", 0), CLOSES)
-        self.suspicion.unexplained(0)
-        self.assertEqual(self.suspicion.closes_needed(PART, "closes_session", 0), CLOSES + 1)
+    def needed(self, now: float = 0.0) -> int:
+        return self.suspicion.closes_needed(PART, "closes_session", now)
+
+    def taken(self, count: int, now: float = 0.0) -> None:
+        for _ in range(count):
+            self.suspicion.taken(now)
+
+    def test_proof_depends_on_the_link(self):
+        """The worse the link was seen to be within the hour, the more closes in a row are proof, within bounds."""
+        self.assertGreater(self.needed(), 2 * CLOSES)
+        self.taken(10)
+        self.assertEqual(self.needed(), 4)
+        self.taken(1000)
+        self.assertEqual(self.needed(), CLOSES)
+        for _ in range(50):
+            self.suspicion.unexplained(10)
+        self.assertEqual(self.needed(10), 4)
+        self.assertEqual(self.needed(MEMORY_SECONDS + 5), 4)
+        self.taken(100, MEMORY_SECONDS + 5)
+        self.taken(100, 2 * MEMORY_SECONDS + 5)
+        self.assertEqual(self.needed(2 * MEMORY_SECONDS + 5), CLOSES)
+        self.suspicion.unexplained(2 * MEMORY_SECONDS + 5, 1000)
+        self.assertEqual(self.needed(2 * MEMORY_SECONDS + 5), MOST_CLOSES_NEEDED)
+        self.assertGreater(self.needed(9 * MEMORY_SECONDS), 2 * CLOSES)
+
+    def test_acquittal_leaves_closes_unexplained(self):
+        """Closes for which a row was suspect that was acknowledged then speak against the link."""
+        self.taken(30)
+        before = self.needed()
         for _ in range(CLOSES):
-            self.suspicion.closed([1], 10)
-        self.suspicion.acquit(1, 10)
-        self.assertEqual(self.suspicion.closes_needed(PART, "closes_session", 10), 2 * CLOSES + 1)
-        for _ in range(100):
-            self.suspicion.unexplained(20)
-        self.assertEqual(self.suspicion.closes_needed(PART, "closes_session", 20), MOST_CLOSES_NEEDED)
-        self.assertEqual(self.suspicion.closes_needed(PART, "closes_session", 21 + MEMORY_SECONDS), CLOSES)
+            self.suspicion.closed([1], 0)
+        self.suspicion.acquit(1, 0)
+        self.assertGreater(self.needed(), before)
 
     def test_conviction_explains(self):
-        """Closes that turn out to be a row's fault do not count as unexplained."""
+        """Closes that turn out to be a row's fault do not."""
+        self.taken(30)
+        before = self.needed()
         for _ in range(CLOSES):
             self.suspicion.closed([1, 2], 0)
         self.suspicion.convict(1, 0)
         self.suspicion.acquit(2, 0)
-        self.assertEqual(self.suspicion.closes_needed(PART, "closes_session", 0), CLOSES)
+        self.assertEqual(self.needed(), before)
 
     def test_condemned(self):
         """A device is remembered for an hour, by the reason; then its rows are suspects at once."""
@@ -91,7 +113,8 @@ class SuspicionTests(SynchronousTestCase):
         self.assertTrue(self.suspicion.condemned(["B", "A"], "closes_session", 10))
         self.assertFalse(self.suspicion.condemned(["A"], "refused", 10))
         self.assertFalse(self.suspicion.condemned(["A"], "closes_session", MEMORY_SECONDS + 1))
-        self.assertEqual(self.suspicion.closes_needed(PART, "closes_session", 10), CLOSES - 1)
+        self.taken(1000, 10)
+        self.assertEqual(self.needed(10), CLOSES - 1)
         self.suspicion.closed([7], 10, known=True)
         self.assertTrue(self.suspicion.isolates)
 
@@ -114,7 +137,15 @@ class ExaminationTests(SynchronousTestCase):
     """What counts against a part, and when it is given up."""
 
     def setUp(self) -> None:
-        self.examination = Examination()
+        self.examination = self.on_a_good_link()
+
+    def on_a_good_link(self) -> Examination:
+        """One that has seen many publishes acknowledged."""
+        examination = Examination()
+        for _ in range(1000):
+            examination.accepted(0)
+        examination.session_begins()
+        return examination
 
     def begin(self, of: Row) -> Case:
         self.examination.begin(of)
@@ -124,7 +155,7 @@ class ExaminationTests(SynchronousTestCase):
 
     def probe_passes(self) -> None:
         self.assertTrue(self.examination.wants_probe)
-        self.examination.accepted()
+        self.examination.accepted(0)
         self.assertFalse(self.examination.wants_probe)
 
     def test_closes_on_an_atom(self):
@@ -145,11 +176,11 @@ class ExaminationTests(SynchronousTestCase):
         case = self.begin(row())
         for _ in range(50):
             self.examination.session_begins()
-            self.examination.accepted()
+            self.examination.accepted(0)
             self.examination.part_unanswered(0, overdue=False)
             self.examination.session_begins()
             self.examination.probe_unanswered(0)
-            self.assertEqual(case.failures, 0)
+            self.assertEqual(case.closes, 0)
         self.assertEqual(case.bad, [])
 
     def test_reasons(self):
@@ -171,7 +202,7 @@ class ExaminationTests(SynchronousTestCase):
     def test_blamed_by_code(self):
         """0x99 and its like speak of the payload itself; 0x83 has to be said twice."""
         for code, needed in ((0x99, 1), (0x90, 1), (0x87, 1), (0x83, BLAMES)):
-            self.examination = Examination()
+            self.examination = self.on_a_good_link()
             case = self.begin(row())
             for answer in range(needed):
                 self.assertEqual(case.bad, [], answer)
@@ -181,7 +212,7 @@ class ExaminationTests(SynchronousTestCase):
     def test_later(self):
         """0x80 and 0x97 are given several chances, each after something else was taken."""
         for code in (0x80, 0x97):
-            self.examination = Examination()
+            self.examination = self.on_a_good_link()
             for times in (REFUSALS, REFUSALS_OF_KNOWN):
                 case = self.begin(row())
                 for _ in range(times):
@@ -194,7 +225,7 @@ class ExaminationTests(SynchronousTestCase):
     def test_what_a_device_is_refused(self):
         """0x80 speaks of the device: its part is not cut. 0x97 may speak of too many points: a large part is."""
         for code, keys, cut in ((0x80, 3, False), (0x97, 3, False), (0x97, FEW_POINTS + 1, True), (0x99, 3, True)):
-            self.examination = Examination()
+            self.examination = self.on_a_good_link()
             case = self.begin(row(devices="AB", keys=keys))
             for _ in range(REFUSALS if code != 0x99 else 1):
                 self.examination.part_answered(code, 0)
@@ -212,7 +243,7 @@ class ExaminationTests(SynchronousTestCase):
         self.examination.part_answered(0, 0)
         self.assertIs(self.examination.finish(0), case)
         self.assertFalse(self.examination.alone(None))
-        self.assertGreater(self.examination.suspicion.closes_needed(PART, "closes_session", 0), CLOSES)
+        self.assertEqual(sum(self.examination.suspicion._lost), CLOSES + 2)
 
     def test_dead_letters(self):
         """Of a row that was partly taken, only the rest goes to the dead letters, each part by itself."""
@@ -236,6 +267,7 @@ class ExaminationTests(SynchronousTestCase):
     def test_random_losses(self):
         """A value on a link that loses a tenth of what is sent is not given up in ten thousand examinations."""
         random = Random(1)
+        self.examination = Examination()
         for _ in range(10_000):
             case = self.begin(row())
             while self.examination.finish(0) is None:
@@ -243,7 +275,7 @@ class ExaminationTests(SynchronousTestCase):
                 if random.random() < 0.1:
                     self.examination.probe_unanswered(0)
                     continue
-                self.examination.accepted()
+                self.examination.accepted(0)
                 if random.random() < 0.1:
                     self.examination.part_unanswered(0, overdue=False)
                 else:
