@@ -106,6 +106,11 @@ class DeviceRegistry:
         known = self._known.get(name)
         return known.profile if known is not None else "default"
 
+    def connector(self, name: str) -> str | None:
+        """Name of the connector that the device spoke through last; None for one that never spoke."""
+        known = self._known.get(name)
+        return known.connector if known is not None else None
+
     def present(self) -> Iterator[str]:
         """Names of all devices that did not go away, in the order in which they came."""
         return (name for name, known in self._known.items() if not known.disconnected)

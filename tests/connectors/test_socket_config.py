@@ -38,7 +38,7 @@ class FormTests(SocketConfigCase):
         """An empty file has the documented defaults, and a doubt because nobody may connect."""
         found = self.parse({})
         self.assertEqual(
-            found, SocketConfig("TCP", "127.0.0.1", 50000, 1024, (), None, max_connections=10_000, delimiter=None)
+            found, SocketConfig("TCP", "127.0.0.1", 50000, 1024, (), None, max_connections=10_000)
         )
         self.assertEqual((self.faults(), len(self.lines())), ([], 1))
 
@@ -115,7 +115,9 @@ class ListenerTests(SocketConfigCase):
             ({"delimiterHex": "0d0a"}, b"\r\n"),
             ({"type": "delimiter", "delimiterHex": "0D 0A"}, b"\r\n"),
         ):
-            self.assertEqual(self.listener(framing=value).delimiter, delimiter, value)
+            framing = self.listener(framing=value).framing
+            found = framing.delimiter if framing.type == "delimiter" else None
+            self.assertEqual((found, framing.type), (delimiter, "delimiter" if delimiter else "none"), value)
         self.assertEqual(self.lines(), [])
 
     def test_bad_framing(self):
@@ -138,7 +140,7 @@ class ListenerTests(SocketConfigCase):
 
     def test_idle_framing(self):
         """Framing with UDP, and a delimiter beside type none, are doubts."""
-        self.assertIsNone(self.listener(framing={"type": "none", "delimiter": "x"}).delimiter)
+        self.assertEqual(self.listener(framing={"type": "none", "delimiter": "x"}).framing.type, "none")
         self.listener(type="UDP", framing={"delimiter": "x"})
         self.assertEqual(len(self.lines(Severity.DOUBT)), 2)
 
@@ -149,7 +151,7 @@ class DeviceTests(SocketConfigCase):
     def test_defaults(self):
         """A filter and a name are all that a device needs."""
         self.assertEqual(
-            self.device(), SocketDevice(parse_filter("*:*"), "Scale", "default", "utf-8", (), (), (), (), (), None)
+            self.device(), SocketDevice(parse_filter("*:*"), "Scale", "default", "utf-8", (), (), (), (), ())
         )
         self.assertEqual(self.lines(), [])
 

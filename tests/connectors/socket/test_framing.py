@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbgw.connectors.socket.framing import Delimited, Framer, WholeReads, framer_maker
+from tbgw.connectors.socket.framing import Delimited, Framer, Framing, WholeReads, framer_maker
 
 
 def run(framer: Framer, chunks: Sequence[bytes]) -> tuple[list[bytes], int]:
@@ -122,8 +122,8 @@ class FramerMakerTests(SynchronousTestCase):
 
     def test_choice(self) -> None:
         """Without a delimiter reads are messages; with one each connection has a state of its own."""
-        self.assertIsInstance(framer_maker(None, 10)(), WholeReads)
-        make = framer_maker(b"\n", 10)
+        self.assertIsInstance(framer_maker(Framing(), 10)(), WholeReads)
+        make = framer_maker(Framing("delimiter"), 10)
         one, other = make(), make()
         one.feed(b"unfinished")
         self.assertEqual(other.feed(b"x\n"), [b"x"])
