@@ -70,7 +70,7 @@ def server_creator(tls: ServerTLS) -> Any:
     """
     from twisted.internet import ssl
 
-    certificate, key, chain = _own_certificate(tls.certificate, tls.private_key)
+    certificate, key, chain = _own_certificate(tls)
     return ssl.CertificateOptions(
         privateKey=key,
         certificate=certificate,
@@ -92,7 +92,7 @@ def client_creator(tls: ClientTLS) -> IOpenSSLClientConnectionCreator:
     from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
     from zope.interface import implementer
 
-    certificate, key, chain = _own_certificate(tls.certificate, tls.private_key)
+    certificate, key, chain = _own_certificate(tls)
     options = ssl.CertificateOptions(
         trustRoot=_trust_root(tls.ca_cert),
         privateKey=key,
@@ -123,7 +123,7 @@ def client_creator(tls: ClientTLS) -> IOpenSSLClientConnectionCreator:
 
 def _strict_callback(hostname: str):  # type: ignore[no-untyped-def] # the callback's type is OpenSSL's own
     from service_identity import CertificateError, VerificationError
-    from service_identity.pyopenssl import verify_hostname, verify_ip_address
+    from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
     from twisted.internet.abstract import isIPAddress, isIPv6Address
     from twisted.logger import Logger
 
@@ -138,10 +138,11 @@ def _strict_callback(hostname: str):  # type: ignore[no-untyped-def] # the callb
         if depth:
             return True
         try:
+            # The certificate that OpenSSL shows us: at this moment the connection does not know it yet.
             if is_address:
-                verify_ip_address(connection, hostname)
+                verify_certificate_ip_address(certificate.to_cryptography(), hostname)
             else:
-                verify_hostname(connection, hostname)
+                verify_certificate_hostname(certificate.to_cryptography(), hostname)
         except (VerificationError, CertificateError, ValueError) as reason:
             why = f"it is not for this name ({reason!r})"
             log.error("the certificate of {host} is refused: {why}", host=hostname, why=why)
@@ -167,28 +168,31 @@ def _trust_root(ca_cert: Path | None):  # type: ignore[no-untyped-def] # Twisted
     return ssl.trustRootFromCertificates(authorities)
 
 
-def _own_certificate(own: Path | None, private_key: Path | None):  # type: ignore[no-untyped-def] # OpenSSL's objects, handed on as they are
-    if own is None and private_key is None:
+def _own_certificate(tls: ClientTLS | ServerTLS):  # type: ignore[no-untyped-def] # OpenSSL's objects, handed on as they are
+    if tls.certificate is None and tls.private_key is None:
         return None, None, None
-    if own is None or private_key is None:
-        raise ConfigurationError(["a certificate needs both its file and the file of its private key"])
+    if tls.certificate is None or tls.private_key is None:
+        raise ConfigurationError(["a client certificate needs both its file and the file of its private key"])
     from OpenSSL import SSL, crypto
 
     certificate, *chain = [
-        crypto.load_certificate(crypto.FILETYPE_PEM, pem) for pem in _pem_blocks(own, b"CERTIFICATE")
+        crypto.load_certificate(crypto.FILETYPE_PEM, pem) for pem in _pem_blocks(tls.certificate, b"CERTIFICATE")
     ]
     try:
         # An empty passphrase makes OpenSSL fail on an encrypted key where it would otherwise ask on the terminal.
-        key = crypto.load_privatekey(crypto.FILETYPE_PEM, _read(private_key), passphrase=b"")
+        key = crypto.load_privatekey(crypto.FILETYPE_PEM, _read(tls.private_key), passphrase=b"")
     except (crypto.Error, TypeError, ValueError):
-        raise ConfigurationError([f"{private_key}: not a private key in PEM without a passphrase"]) from None
+        raise ConfigurationError([f"{tls.private_key}: not a private key in PEM without a passphrase"]) from None
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-    context.use_certificate(certificate)
-    context.use_privatekey(key)
     try:
+        context.use_certificate(certificate)
+    except SSL.Error as error:  # e.g. a key that is too short for OpenSSL's security level
+        raise ConfigurationError([f"{tls.certificate}: OpenSSL does not take it: {error}"]) from None
+    try:
+        context.use_privatekey(key)
         context.check_privatekey()
     except SSL.Error:
-        raise ConfigurationError([f"{private_key}: not the key of the certificate in {own}"]) from None
+        raise ConfigurationError([f"{tls.private_key}: not the key of the certificate in {tls.certificate}"]) from None
     return certificate, key, chain
 
 

@@ -197,10 +197,8 @@ class Route:
 
     def __init__(self, intakes: Sequence[Intake]) -> None:
         self.intakes = tuple(intakes)
-        self.receive: Callable[[bytes, int, Link | None], None] = (
-            intakes[0].receive if len(intakes) == 1 else self._receive_all
-        )
-        """`receive(message, now_ms, link)`"""
+        self.receive: Callable[..., None] = intakes[0].receive if len(intakes) == 1 else self._receive_all
+        """`receive(message, now_ms, link)`; without the link nothing can be answered."""
 
     def _receive_all(self, message: bytes, now_ms: int, link: Link | None = None) -> None:
         for intake in self.intakes:

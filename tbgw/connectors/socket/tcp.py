@@ -138,6 +138,7 @@ class DeviceConnection(Protocol):
                 self._tell_dropped()
         if framer.held:
             self.factory.events.emit(MessageCutOff(self.factory.connector, self.peer, framer.held))
+        self._closing = True  # who still holds the connection, for an answer, writes to nobody
         self.factory.closed(self)
         if self.lost is not None:
             lost, self.lost = self.lost, None

@@ -136,6 +136,8 @@ def make_config(
     delimiter: bytes | None = None,
     **more: Any,
 ) -> SocketConfig:
+    if delimiter is not None:
+        more["framing"] = Framing("delimiter", delimiter=delimiter)
     return SocketConfig(
         transport=transport,
         address=address,
@@ -145,7 +147,6 @@ def make_config(
         report=None,
         max_connections=max_connections,
         max_per_address=max_per_address,
-        **({"framing": Framing("delimiter", delimiter=delimiter)} if delimiter is not None else {}),
         **more,
     )
 
@@ -181,6 +182,7 @@ class FakeDatagramPort:
         self.options: Mapping[Any, Any] = {}
         self.waiting: list[tuple[bytes, tuple[str, int]]] = []
         """What the kernel holds."""
+        self.written: list[tuple[bytes, tuple[str, int]]] = []
         self._reactor = reactor
         self._address = IPv4Address("UDP", interface, port or 40000)
         self._protocol = protocol
@@ -198,6 +200,9 @@ class FakeDatagramPort:
 
     def startReading(self) -> None:
         self.reading = True
+
+    def write(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        self.written.append((datagram, addr))
 
     def stopReading(self) -> None:
         self.reading = False

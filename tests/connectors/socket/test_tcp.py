@@ -180,7 +180,8 @@ class TCPTests(SynchronousTestCase):
 
     def test_close_of_one_of_many_peers_tells_nothing(self) -> None:
         """Where a filter admits more than one address, or an address speaks for two devices, a close says nothing."""
-        for devices in ([make_device("10.0.0.0/8:*")], [make_device("10.0.0.7:*", "a"), make_device("10.0.0.7:*", "b")]):
+        two = [make_device("10.0.0.7:*", "a"), make_device("10.0.0.7:*", "b")]
+        for devices in ([make_device("10.0.0.0/8:*")], two):
             protocol, _ = self.connect(factory=self.make_factory(*devices))
             protocol.dataReceived(b"x")
             protocol.connectionLost(DONE)
