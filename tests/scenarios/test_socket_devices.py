@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -277,6 +277,48 @@ class BinaryTests(DevicesCase):
         self.assertIn("is refused", gateway.output)
 
 
+class ScaleTests(DevicesCase):
+    """Many connections, most of which say nothing."""
+
+    DEVICE: ClassVar[dict[str, Any]] = {"address": "*:*", "deviceName": "Many", "telemetry": [{"key": "v"}]}
+
+    def connections(self, count: int) -> Program:
+        """Open so many from 20 addresses, in a program of its own."""
+        program = Program(self, ["python3", "-u", "-c", _CROWD, str(self.port), str(count)])
+        program.wait_for("^open$", 60)
+        return program
+
+    def test_ten_thousand_connections(self) -> None:
+        """One process holds 10,000 connections at less than 6 KiB each, and hears a further one at once."""
+        gateway = self.start({"framing": {"type": "delimiter"}, "maxConnections": 11_000}, self.DEVICE)
+        send = ["-q0", "127.0.0.1", str(self.port)]
+        subprocess.run([need("nc"), *send], input=b"first\n", check=True, timeout=SECONDS)
+        self.telemetry("first")
+        before = _resident_kib(gateway.process.pid)
+        crowd = self.connections(10_000)
+        began = time.monotonic()
+        subprocess.run([need("nc"), *send], input=b"second\n", check=True, timeout=SECONDS)
+        self.telemetry("second")
+        self.assertLess(time.monotonic() - began, 5)
+        self.assertLess((_resident_kib(gateway.process.pid) - before) / 10_000, 6)
+        self.assertIsNone(crowd.process.poll())
+        self.assertNotIn("refused", gateway.output)
+
+    def test_p16_half_open_connections(self) -> None:
+        """P-16: 1,000 connections that say nothing leave the service answering, and are closed by the timer."""
+        gateway = self.start({"framing": {"type": "delimiter"}, "firstMessageTimeoutSeconds": 3}, self.DEVICE)
+        crowd = self.connections(1000)
+        subprocess.run([need("nc"), "-q0", "127.0.0.1", str(self.port)], input=b"heard\n", check=True, timeout=SECONDS)
+        self.telemetry("heard")
+        crowd.wait_for("^1000 closed$")
+        gateway.wait_for("no message within 3 s")
+
+
+def _resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
 def _certificates(folder: Path) -> None:
     """An authority, `server` and `device` by it, and `other`, which is its own."""
     openssl = need("openssl")
@@ -338,4 +380,16 @@ while True:
             body = request[6:]
         answer = request[:4] + len(body).to_bytes(2, "big") + body
         link.sendall(answer[:5]); link.sendall(answer[5:])
+"""
+
+_CROWD = """
+import resource, select, socket, sys
+port, count = int(sys.argv[1]), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+links = [
+    socket.create_connection(("127.0.0.1", port), source_address=(f"127.0.0.{2 + n % 20}", 0)) for n in range(count)
+]
+print("open", flush=True)
+closed = sum(link.recv(1) == b"" for link in links)
+print(closed, "closed", flush=True)
 """

@@ -33,7 +33,6 @@ _UNFIT = frozenset({"utf-7", "unicode-escape", "raw-unicode-escape", "idna", "pu
 MAX_TIMESTAMP_MS = 7_258_118_400_000
 """1 January 2200. A later time, or one before 1970, is none that a device means."""
 
-# A nearby number that overflows the short form is impossible: rounding stays within half a unit of the last digit.
 _FLOATS = {2: struct.Struct(">e"), 4: struct.Struct(">f"), 8: struct.Struct(">d")}
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
@@ -326,9 +325,14 @@ def _float(part: bytes) -> Any:
     if len(part) == 8:
         return value
     # The shortest number that is this one in so few bits: 21.6, and not what the rest of 64 bits would make of it.
-    return next(
-        (near for digits in range(3, 10) if form.pack(near := float(f"{value:.{digits}g}")) == part), value
-    )
+    for digits in range(3, 10):
+        near = float(f"{value:.{digits}g}")
+        try:
+            if form.pack(near) == part:
+                return near
+        except OverflowError:  # the largest numbers of the short form, rounded up
+            continue
+    return value
 
 
 def _of_text(field: Field) -> Callable[[Any], Any]:
