@@ -33,6 +33,9 @@ class SocketConfigCase(FolderCase):
             after.remove(line)
         return after
 
+    def listener(self, **value: Any) -> SocketConfig:
+        return self.parse({"socket": value, "devices": [DEVICE]})
+
 
 class FormTests(SocketConfigCase):
     """The two forms of the file."""
@@ -85,9 +88,6 @@ class FormTests(SocketConfigCase):
 
 class ListenerTests(SocketConfigCase):
     """The object `socket`."""
-
-    def listener(self, **value: Any) -> SocketConfig:
-        return self.parse({"socket": value, "devices": [DEVICE]})
 
     def test_values(self):
         """All of it is read."""
@@ -325,7 +325,7 @@ class NewKeysTests(SocketConfigCase):
                 Framing("length", prefix_bytes=4, prefix_order="little", prefix_counts="all", keep_prefix=True),
             ),
             ({"type": "markers", "startHex": "02", "end": "\\x03"}, Framing("markers", start=b"\2", end=b"\3")),
-            ({"type": "gap", "gapMs": 20, "onOverflow": "close"}, Framing("gap", end=b"", gap_ms=20, on_overflow="close")),
+            ({"type": "gap", "gapMs": 20, "onOverflow": "close"}, Framing("gap", gap_ms=20, on_overflow="close")),
         ):
             found = self.listener(framing=value).framing
             self.assertEqual({**asdict(found), "end": b""}, {**asdict(expected), "end": b""})
@@ -409,12 +409,13 @@ class NewKeysTests(SocketConfigCase):
         self.assertFalse(self.listener().needs_tls)
         self.assertEqual(self.listener(type="UDP", multicastGroups=["239.1.2.3"]).groups, ("239.1.2.3",))
         self.assertEqual(self.lines(), [])
-        for bad in (
+        faulty: tuple[dict[str, Any], ...] = (
             {"tls": {}},
             {"tls": {"certificate": "nowhere.pem", "privateKey": "nowhere.key"}},
             {"type": "UDP", "multicastGroups": ["10.0.0.1"]},
             {"multicastGroups": ["239.1.2.3"]},
-        ):
+        )
+        for bad in faulty:
             before = len(self.faults())
             self.listener(**bad)
             self.assertGreater(len(self.faults()), before, bad)
