@@ -337,6 +337,13 @@ class TCPTests(SynchronousTestCase):
         self.assertEqual(self.ingest.values("raw"), ["from 8", "from 7"])
         self.assertEqual((first.peer, second.peer), ("10.0.0.7:6100", "10.0.0.8:6100"))
 
+    def test_s02_messages_are_taken_as_they_come(self) -> None:
+        """S-02: any number of messages is handed in without the clock having to move; nothing waits in a queue."""
+        protocol, _ = self.connect(factory=self.make_factory(make_device(), delimiter=b"\n", max_message_bytes=64))
+        for _ in range(100):
+            protocol.dataReceived(b"x\n" * 100)
+        self.assertEqual((len(self.ingest.readings), self.clock.getDelayedCalls()), (10_000, []))
+
     def test_s04_delimited_messages(self) -> None:
         """S-04: with a delimiter, fragments are joined and coalesced messages cut; the close ends the last one."""
         protocol, _ = self.connect(factory=self.make_factory(make_device("10.0.0.7:*"), delimiter=b"\n"))
