@@ -17,7 +17,7 @@ help:
 	@echo "make clean  remove what make has made"
 
 run: $(VENV)/.ready
-	@mkdir -p $(DATA)
+	@mkdir -p -m 700 $(DATA)
 	@echo "Page: http://127.0.0.1:8080/    Try:  printf 'T21.5H048' | nc -q0 127.0.0.1 50000    End: Ctrl-C"
 	$(BIN)/twistd -n --pidfile= --logger tbgw.logs.text tbgw -c etc/ --data-dir $(DATA)
 
@@ -43,11 +43,14 @@ bench: $(VENV)/.ready-test packages
 packages:
 	@sh tools/packages.sh mosquitto mosquitto-clients netcat-openbsd socat chromium chromium-driver
 
-$(VENV)/bin/python:
+# The stamp comes last, so that an interrupted set-up begins anew.
+$(VENV)/.made:
+	rm -rf $(VENV)
 	sh tools/venv.sh $(PYTHON) $(VENV)
+	@touch $@
 
 # Editable in setuptools' "compat" way: the only one in which twistd finds a plugin from a checkout.
-$(VENV)/.ready: $(VENV)/bin/python setup.cfg pyproject.toml
+$(VENV)/.ready: $(VENV)/.made setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable . --config-settings editable_mode=compat
 	@touch $@
 

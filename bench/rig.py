@@ -124,7 +124,12 @@ DEVICE = {
 
 @contextmanager
 def gateway(
-    mqtt_port: int, *, framing: str = "none", storage: dict[str, Any] | None = None, folder: Path | None = None
+    mqtt_port: int,
+    *,
+    framing: str = "none",
+    storage: dict[str, Any] | None = None,
+    folder: Path | None = None,
+    mqtt_version: str = "auto",
 ) -> Iterator[GatewayProcess]:
     """A gateway with one TCP and one UDP connector, its store at synchronous=FULL on this machine's disk."""
     ports = {"tcp": free_port(), "udp": free_port(socket.SOCK_DGRAM)}
@@ -138,6 +143,7 @@ def gateway(
                     "host": "127.0.0.1",
                     "port": mqtt_port,
                     "maxPayloadSizeBytes": 65536,
+                    "mqttVersion": mqtt_version,
                     "security": {"type": "accessToken", "accessToken": "bench-2f81c0"},
                 },
                 "storage": storage or {"type": "sqlite", "data_file_path": "./store/"},

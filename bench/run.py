@@ -147,7 +147,7 @@ def latency(count: int = 500) -> None:
 
     threading.Thread(target=broker, daemon=True).start()
     os.sched_setaffinity(0, LOAD_CORE)
-    with gateway(port) as running:
+    with gateway(port, mqtt_version="3.1.1") as running:
         wait_for(lambda: "connected to ThingsBoard" in running.log(), 20, "link up")
         results: dict[str, list[float]] = {}
         for kind in ("tcp", "udp"):

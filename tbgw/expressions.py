@@ -23,13 +23,13 @@ here take a tenth of that. Its rarer operators (`|`, `where`, `&`) are left to i
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tbgw.errors import GatewayError
 from tbgw.model import Value
-from tbgw.thingsboard import payloads
 
 
 class _Missing:
@@ -52,6 +52,8 @@ MAX_MATCHES = 1000
 """Values that one expression may find in one message."""
 MAX_VISITED = 100_000
 """Values that `..` looks at in one message."""
+
+_as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 Evaluate = Callable[[Any], Any]
 """A message's JSON to a value, or `MISSING`. Never raises."""
@@ -123,7 +125,7 @@ def _split(template: str) -> list[str | Evaluate]:
 
 def text_of(value: Value) -> str:
     """A value within a text: a text as it is, everything else as JSON."""
-    return value if isinstance(value, str) else payloads.encode(value).decode()
+    return value if isinstance(value, str) else _as_json(value)
 
 
 def compile_path(path: str) -> Evaluate:

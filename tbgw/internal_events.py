@@ -54,11 +54,22 @@ def _shown(value: object) -> object:
 class Events:
     """Where events are emitted to. One for the whole gateway; `now` gives seconds on a clock that never jumps."""
 
-    def __init__(self, counters: Counters, now: Callable[[], float], namespace: str = "tbgw") -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        now: Callable[[], float],
+        namespace: str = "tbgw",
+        later: Callable[[float, Callable[[], None]], object] | None = None,
+    ) -> None:
+        """
+        With `later(seconds, function)`, such as a reactor's `callLater`, what is held back is told when its time is
+        over, also if nothing more of its kind comes; without, by the next event of the kind, or by `tell_held_back`.
+        """
         self.counters = counters
         self._now = now
+        self._later = later
         self._log = Logger(namespace=namespace)
-        self._limits: dict[type[Event], tuple[float, int]] = {}
+        self._limits: dict[type[Event], _Limit] = {}
 
     def emit(self, event: Event) -> None:
         """Count it, and write its line unless lines of its kind are being held back."""
@@ -66,15 +77,52 @@ class Events:
         if kind.counter:
             label = str(getattr(event, kind.label)) if kind.label else ""
             self.counters.add(kind.counter, label, event.amount())
-        suffix = ""
-        if kind.limited:
-            now = self._now()
-            next_line, left_out = self._limits.get(kind, (now, 0))
-            if now < next_line:
-                self._limits[kind] = (next_line, left_out + 1)
-                return
-            self._limits[kind] = (now + kind.line_every_seconds, 0)
-            if left_out:
-                suffix = f" (and {left_out} more like it since the last such line)"
+        if not kind.limited:
+            self._write(event, "")
+            return
+        now = self._now()
+        limit = self._limits.setdefault(kind, _Limit(now))
+        if now < limit.next_line:
+            if not limit.held and self._later is not None:
+                self._later(limit.next_line - now, lambda: self._tell(kind))
+            limit.held += 1
+            limit.amount += event.amount()
+            limit.last = event
+            return
+        limit.held += 1
+        limit.amount += event.amount()
+        limit.last = event
+        self._tell(kind)
+
+    def tell_held_back(self) -> None:
+        """Write a line for every kind of which lines are being held back, e.g. because the gateway stops."""
+        for kind in list(self._limits):
+            self._tell(kind)
+
+    def _tell(self, kind: type[Event]) -> None:
+        limit = self._limits[kind]
+        if not limit.held or limit.last is None:
+            return
+        event, others = limit.last, limit.held - 1
+        suffix = f" (and {others} more like it since the last such line" if others else ""
+        if suffix:
+            suffix += f": {limit.amount} in all)" if limit.amount != limit.held else ")"
+        limit.held, limit.amount, limit.last = 0, 0, None
+        limit.next_line = self._now() + kind.line_every_seconds
+        self._write(event, suffix)
+
+    def _write(self, event: Event, suffix: str) -> None:
         # The line is passed as a value, never as the format: it may hold braces that came from outside.
-        self._log.emit(kind.level, "{line}", line=event.line() + suffix, event=kind.__name__)
+        self._log.emit(event.level, "{line}", line=event.line() + suffix, event=type(event).__name__)
+
+
+class _Limit:
+    """What is held back of one kind of event."""
+
+    __slots__ = ("amount", "held", "last", "next_line")
+
+    def __init__(self, next_line: float) -> None:
+        self.next_line = next_line
+        self.held = 0
+        self.amount = 0
+        self.last: Event | None = None

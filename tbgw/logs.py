@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import IO
+from typing import TextIO
 
 from twisted.logger import (
     FilteringLogObserver,
@@ -35,7 +35,7 @@ closed. Their warnings and errors are kept."""
 _LEVELS = [LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical]
 
 
-def text(stream: IO[str] | None = None) -> ILogObserver:
+def text(stream: TextIO | None = None) -> ILogObserver:
     """`2026-11-21T10:00:00.000Z info  tbgw.uplink  connected to ...`, then the traceback if there is one."""
 
     def line(event: LogEvent) -> str:
@@ -46,7 +46,7 @@ def text(stream: IO[str] | None = None) -> ILogObserver:
     return _observer(stream or sys.stdout, line)
 
 
-def json_lines(stream: IO[str] | None = None) -> ILogObserver:
+def json_lines(stream: TextIO | None = None) -> ILogObserver:
     """`{"time", "level", "namespace", "event"?, "message", "traceback"?}`, one object a line."""
 
     def line(event: LogEvent) -> str:
@@ -75,12 +75,17 @@ def _traceback(event: LogEvent) -> str:
     return "\n" + failure.getTraceback() if failure is not None else ""
 
 
-def _observer(stream: IO[str], line: Callable[[LogEvent], str]) -> ILogObserver:
+def _observer(stream: TextIO, line: Callable[[LogEvent], str]) -> ILogObserver:
     @implementer(ILogObserver)
     class Lines:
         def __call__(self, event: LogEvent) -> None:
             # One write for a line and its end, so that lines of two threads never mix.
-            stream.write(line(event) + "\n")
+            written = line(event) + "\n"
+            try:
+                stream.write(written)
+            except UnicodeEncodeError:  # a lone surrogate, or a stream that is not UTF-8
+                encoding = stream.encoding or "ascii"
+                stream.write(written.encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()
 
     word = os.environ.get("TBGW_LOG_LEVEL", "info").lower()

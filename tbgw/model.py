@@ -23,6 +23,20 @@ class ReportType(Enum):
     ON_CHANGE = "ON_CHANGE"
     ON_REPORT_PERIOD = "ON_REPORT_PERIOD"
     ON_CHANGE_OR_REPORT_PERIOD = "ON_CHANGE_OR_REPORT_PERIOD"
+    ON_CHANGE_THROTTLED = "ON_CHANGE_THROTTLED"
+    """Ours: a change, but at most one in each period; the newest at the end of the period, if it still is a change."""
+
+
+class Aggregation(Enum):
+    """How the values within a report period become one. The values are the configuration's words."""
+
+    MIN = "MIN"
+    MAX = "MAX"
+    AVG = "AVG"
+    SUM = "SUM"
+    COUNT = "COUNT"
+    FIRST = "FIRST"
+    LAST = "LAST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +45,14 @@ class ReportStrategy:
 
     type: ReportType = ReportType.ON_RECEIVED
     period_ms: int = 0
-    """Length of the report period, in milliseconds; meaningful for the two period types only."""
+    """Length of the report period, in milliseconds; meaningful for the types with a period only."""
+    ttl_seconds: float = 86_400.0
+    """How long the last value of a silent key is repeated; 0 for never."""
+    deadband: float = 0.0
+    """Numbers that differ from the last one sent by no more than this are no change."""
+    aggregation: Aggregation | None = None
+    """With ON_REPORT_PERIOD: what is sent of the values of a period; None for the newest, repeated when there is
+    none."""
 
 
 ON_RECEIVED = ReportStrategy()
@@ -135,3 +156,5 @@ class SessionLimits:
     """`gatewayRateLimits.telemetryMessages`: each device's part of a packet counts as one."""
     points: tuple[RateLimit, ...] = ()
     """`gatewayRateLimits.telemetryDataPoints`."""
+    announced: bool = field(default=False, compare=False)
+    """Whether ThingsBoard itself has said so, so that an empty limit means none, and not that nobody told."""

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -27,6 +28,7 @@ from zope.interface import implementer
 
 from tbgw.config.gateway import GatewayConfig
 from tbgw.config.loader import load_folder
+from tbgw.config.thingsboard import session_limits
 from tbgw.connectors.parsers import PARSERS
 from tbgw.errors import StoreError
 from tbgw.interfaces import IStatusSource, IUplinkListener
@@ -44,15 +46,15 @@ from tbgw.spool.service import Spool
 from tbgw.thingsboard import payloads, topics
 from tbgw.version import VERSION
 
-if TYPE_CHECKING:
-    pass
-
 STOP_SECONDS = 5.0
 """Longest time between SIGTERM and the end."""
 
 DRAIN_SECONDS = 1.5
 """Part of it in which PUBACKs of what is in flight are waited for: each that comes saves a duplicate after the
 restart."""
+
+_MQTT_VERSIONS: Mapping[str, Literal[4, 5] | None] = {"auto": None, "5": 5, "3.1.1": 4}
+
 
 def load(config_dir: Path, data_dir: Path, environ: Mapping[str, str]) -> GatewayConfig:
     """Read and check the whole folder. Raises ConfigurationError with all faults of all files."""
@@ -72,7 +74,7 @@ class Gateway(Service):
         self._now_ms = now_ms or _now_ms
         self._log = Logger(namespace="tbgw.service")
         self.counters = Counters()
-        self.events = Events(self.counters, reactor.seconds)
+        self.events = Events(self.counters, reactor.seconds, later=reactor.callLater)
         self._sandbox, self._site = self._build_sandbox()
         self.registry = DeviceRegistry(config.data_dir / "connected_devices.json")
         self.spool = self._build_spool()
@@ -90,6 +92,8 @@ class Gateway(Service):
             max_payload_bytes=section.max_payload_bytes,
             idled=lambda: self.ingest.link_idled(),
             limits_changed=lambda limits: self.ingest.set_limits(self._pack_limits(limits)),
+            combine=lambda announced: session_limits(section, announced),
+            backlog_share=section.backlog_share_percent / 100,
             message_received=self.downlink.message_received,
         )
         self.uplink.set_listener(_Both(self.downlink, self.forwarder))
@@ -100,7 +104,7 @@ class Gateway(Service):
             clock=reactor,
             now_ms=self._now_ms,
             events=self.events,
-            limits=self._pack_limits(SessionLimits()),
+            limits=self._pack_limits(session_limits(section, SessionLimits())),
             pack_delay_seconds=section.pack_delay_ms / 1000,
             appended=self.forwarder.appended,
             link_idle=lambda: self.forwarder.idle,
@@ -187,13 +191,20 @@ class Gateway(Service):
     def _build_uplink(self) -> Any:
         from twisted.internet.endpoints import wrapClientTLS
 
+        from tbgw.mqtt.versions import VersionChoice
         from tbgw.tls import ClientTLS, client_creator
         from tbgw.uplink.client import Credentials, Uplink
         from tbgw.uplink.internal_events import ServerUnverified
 
         section = self._config.thingsboard
         security = section.security
-        endpoint = self._dialling(section.host, section.port)
+        if section.proxy_host is not None:
+            from tbgw.mqtt.proxy import HTTPConnectEndpoint
+
+            proxy = self._dialling(section.proxy_host, section.proxy_port)
+            endpoint: Any = HTTPConnectEndpoint(proxy, section.host, section.port, clock=self._reactor)
+        else:
+            endpoint = self._dialling(section.host, section.port)
         where = f"{section.host}:{section.port}"
         if security.tls:
             tls = ClientTLS(
@@ -223,6 +234,7 @@ class Gateway(Service):
             events=self.events,
             jitter=_jitter,
             keep_alive_seconds=section.keep_alive_seconds,
+            versions=VersionChoice(_MQTT_VERSIONS[section.mqtt_version]),
         )
 
     def _dialling(self, host: str, port: int) -> Any:
@@ -270,8 +282,21 @@ class Gateway(Service):
 
     def startService(self) -> None:
         super().startService()
-        for line in (*self._config.warnings, *self._config.notices):
+        for line in self._config.warnings:
             self._log.warn("{line}", line=line)
+        for line in self._config.notices:
+            self._log.info("{line}", line=line)
+        # Not before the reactor runs: until then SIGTERM ends the process without a word, in the middle of a start too.
+        self._reactor.callWhenRunning(self._open)
+
+    def _open(self) -> None:
+        if not self.running:
+            return
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            # The terminal was closed: stop in good order, as at SIGTERM, rather than drop what waits.
+            signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reactor.stop))
+        if self._config.storage.type == "memory":
+            self._log.warn("storage.type is memory: what waits for ThingsBoard is lost when tbgw ends, however it ends")
         self._opened = self.spool.open()
         self._opened.addCallbacks(self._start_rest, self._not_opened)
         self._opened.addErrback(self._start_failed)
@@ -312,10 +337,7 @@ class Gateway(Service):
     def _end(self, status: int) -> None:
         """Stop the process with an exit status, which twistd has no way to be told."""
         atexit.register(_exit_with, status)
-        if self._reactor.running:
-            self._reactor.stop()
-        else:
-            self._reactor.callWhenRunning(self._reactor.stop)
+        self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -332,10 +354,13 @@ class Gateway(Service):
             await self._step("store", self.spool.close)
             await self._step("sandbox", *[part.stopService for part in (self._site, self._sandbox) if part is not None])
         give_up.cancel()
+        self.events.tell_held_back()
+        lost = self._config.storage.type == "memory"
         self._log.info(
-            "stopped: {delivered} message(s) delivered, {waiting} kept in the store",
+            "stopped: {delivered} message(s) delivered, {waiting} {fate}",
             delivered=self.forwarder.delivered_messages,
             waiting=self.spool.stored_messages,
+            fate="lost with the memory store" if lost else "kept in the store",
         )
 
     async def _step(self, what: str, *stops: Callable[[], Any]) -> None:

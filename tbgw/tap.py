@@ -64,7 +64,11 @@ def makeService(options: Options) -> IService:
     from tbgw.service import Gateway
 
     use_monotonic_clock(reactor)
-    return Gateway(options.config, reactor)
+    try:
+        return Gateway(options.config, reactor)
+    except ConfigurationError as error:
+        # What only shows when the parts are made, such as a data folder that cannot be written.
+        raise SystemExit("\n".join(error.faults)) from None
 
 
 def leave_out_tls() -> None:

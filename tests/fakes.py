@@ -29,6 +29,8 @@ class FakeSpool:
         self.stored: dict[int, Row] = {}
         """What is on stable storage."""
         self.dead: list[tuple[Row, str]] = []
+        self.to_be_dead: list[Row] = []
+        """Rows as they were given to `bury`, at the time of the call."""
         self.dropped: list[Row] = []
         self.deleted: list[int] = []
         """Numbers as they were given to `delete`, at the time of the call."""
@@ -124,6 +126,7 @@ class FakeSpool:
 
     def bury(self, row: Row, reason: str) -> None:
         self.calls.append("bury")
+        self.to_be_dead.append(row)
 
         def work() -> None:
             self.stored.pop(row.seq, None)

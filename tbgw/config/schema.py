@@ -45,7 +45,7 @@ from tbgw.config.values import (
     read_secret,
     read_text,
 )
-from tbgw.model import ON_RECEIVED, ReportPlan, ReportStrategy, ReportType
+from tbgw.model import ON_RECEIVED, Aggregation, ReportPlan, ReportStrategy, ReportType
 
 __all__ = [
     "CONNECTOR_FILE_INERT",
@@ -105,6 +105,26 @@ CONNECTOR_FILE_INERT: Mapping[str, str] = {
 
 MAX_PERIOD_SECONDS = 31 * 24 * 3600
 """Longest report period: a month. More is a slip with units."""
+MAX_DEADBAND = 1e15
+"""Largest deadband. Beyond it floats have no parts of one any more."""
+
+
+def _read_deadband(node: Node, reporter: Reporter) -> float:
+    value = node.value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Refused(f"is {node.kind}, must be a number, 0 or more")
+    if not 0 <= value <= MAX_DEADBAND:
+        raise Refused(f"is {value}, must be a number from 0 to {MAX_DEADBAND:g}")
+    return float(value)
+
+
+def _read_aggregation(node: Node, reporter: Reporter) -> Aggregation:
+    stated = read_text(node, reporter)
+    words = [one.value for one in Aggregation]
+    if stated.upper() not in words:
+        allowed = ", ".join(words)
+        raise Refused(f'is "{printable(stated)}", must be one of {allowed}{did_you_mean(stated, words)}')
+    return Aggregation(stated.upper())
 
 
 @config_section
@@ -120,21 +140,30 @@ class _Strategy:
         unit="ms",
         doc="Length of the report period.",
     )
-    ttl_seconds: int | None = integer(
+    ttl_seconds: int = integer(
         "ttl",
         minimum=0,
         maximum=MAX_PERIOD_SECONDS,
-        default=None,
+        default=86_400,
         unit="seconds",
-        doc="How long an unchanged value is repeated.",
-        later=NOT_YET,
+        doc="How long the last value of a silent key is repeated; 0 for never.",
     )
-    aggregation: str | None = text(
+    deadband: float = setting(
+        "deadband",
+        read=_read_deadband,
+        default=0.0,
+        doc="Numbers that differ from the last one sent by no more than this are no change. Our own key.",
+    )
+    aggregation: Aggregation | None = setting(
         "aggregationFunction",
+        read=_read_aggregation,
         default=None,
-        doc="How the values within a period are joined.",
-        later="without effect: values are not joined, neither by the reference",
+        doc="With ON_REPORT_PERIOD: how the values within a period become one.",
     )
+
+
+_ON_CHANGE_TYPES = (ReportType.ON_CHANGE, ReportType.ON_CHANGE_OR_REPORT_PERIOD, ReportType.ON_CHANGE_THROTTLED)
+_REPEATING_TYPES = (ReportType.ON_REPORT_PERIOD, ReportType.ON_CHANGE_OR_REPORT_PERIOD)
 
 
 def _read_strategy(node: Node, reporter: Reporter) -> ReportStrategy:
@@ -143,13 +172,20 @@ def _read_strategy(node: Node, reporter: Reporter) -> ReportStrategy:
         reporter.notice(node, "DISABLED is taken as ON_RECEIVED: every value is sent on when it arrives")
         return ON_RECEIVED
     kind = ReportType(read.type)
+    aggregates = read.aggregation is not None and kind is ReportType.ON_REPORT_PERIOD
+    for key, types in (("deadband", _ON_CHANGE_TYPES), ("aggregationFunction", (ReportType.ON_REPORT_PERIOD,))):
+        child = node.member(key)
+        if child is not None and kind not in types:
+            reporter.without_effect(child, f"without effect with {kind.value}")
+    deadband = read.deadband if kind in _ON_CHANGE_TYPES else 0.0
     if kind in (ReportType.ON_RECEIVED, ReportType.ON_CHANGE):
-        return ReportStrategy(kind)
+        return ReportStrategy(kind, deadband=deadband) if deadband else ReportStrategy(kind)
     if read.period_ms is None:
         if node.member("reportPeriod") is None:
             reporter.missing(node, "reportPeriod", f"is missing: {kind.value} needs it, in milliseconds")
         raise Refused
-    return ReportStrategy(kind, read.period_ms)
+    ttl = float(read.ttl_seconds) if kind in _REPEATING_TYPES else ON_RECEIVED.ttl_seconds
+    return ReportStrategy(kind, read.period_ms, ttl, deadband, read.aggregation if aggregates else None)
 
 
 def _read_only_on_change(node: Node, reporter: Reporter) -> ReportStrategy | None:

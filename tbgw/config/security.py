@@ -35,7 +35,7 @@ _KEYS_BY_TYPE = {
     "usernamePassword": ("username", "password", "passwordFile"),
     "x509Certificate": ("privateKey", "cert"),
 }
-_NO_TOKEN = re.compile(r"(?:put|insert|enter|your|my|the|gateway|device|access)*token(?:here)?|changeme|x+")
+_NO_TOKEN = re.compile(r"(?:put|insert|enter|your|my|the|tb|gw|gateway|device|access)*token(?:here)?|changeme|x+")
 _NO_LOGIN = re.compile(r"(?:put|insert|enter)?your(?:mqtt)?(?:user|password|username|login)(?:here)?|changeme")
 """Placeholders, in lower case and without what is between the words."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import ClassVar
@@ -40,7 +41,7 @@ from tbgw.config.values import (
     read_items,
     read_text,
 )
-from tbgw.model import RateLimit, ReportStrategy
+from tbgw.model import RateLimit, ReportStrategy, SessionLimits
 
 MAX_SECONDS = 366 * 24 * 3600
 """Longest period in seconds: a year. More is a slip with units."""
@@ -55,6 +56,13 @@ class DefaultLimit(Enum):
     TELEMETRY_DATA_POINTS = "DEFAULT_TELEMETRY_DP_RATE_LIMIT"
     MESSAGES = "DEFAULT_MESSAGES_RATE_LIMIT"
 
+
+CLOUD_LIMITS: Mapping[DefaultLimit, tuple[RateLimit, ...]] = {
+    DefaultLimit.TELEMETRY: (RateLimit(10, 1.0), RateLimit(60, 60.0)),
+    DefaultLimit.TELEMETRY_DATA_POINTS: (RateLimit(10, 1.0), RateLimit(300, 60.0)),
+    DefaultLimit.MESSAGES: (RateLimit(10, 1.0), RateLimit(60, 60.0)),
+}
+"""What they stand for on ThingsBoard's public servers; on any other, nothing (spec reference-gateway, A4.5)."""
 
 RateLimits = tuple[RateLimit, ...] | DefaultLimit
 """Limits that hold together, none if empty; or what fits the server."""
@@ -77,7 +85,6 @@ def _read_rate_limits(node: Node, reporter: Reporter) -> RateLimits:
             )
         if int(match[1]):
             limits.append(RateLimit(int(match[1]), float(match[2])))
-    reporter.without_effect(node, "without effect in this version: the limits that ThingsBoard announces are kept")
     return tuple(limits)
 
 
@@ -229,9 +236,15 @@ class ThingsBoardSection:
         doc="How often connector files are looked at for changes.",
         later=NOT_YET,
     )
-    proxy_host: str | None = text("proxy_host", default=None, doc="HTTP proxy.")
-    proxy_port: int | None = integer(
-        "proxy_port", minimum=1, maximum=MAX_PORT, default=None, unit="TCP port", doc="Port of the HTTP proxy."
+    mqtt_version: str = one_of(
+        "mqttVersion",
+        choices=("auto", "5", "3.1.1"),
+        default="auto",
+        doc="Version of MQTT; auto: 5, and 3.1.1 where the server does not take that.",
+    )
+    proxy_host: str | None = text("proxy_host", default=None, doc="HTTP proxy that is asked to CONNECT to the server.")
+    proxy_port: int = integer(
+        "proxy_port", minimum=1, maximum=MAX_PORT, default=3128, unit="TCP port", doc="Port of the HTTP proxy."
     )
     rate_limits: RateLimits = setting(
         "rateLimits", read=_read_rate_limits, default=DefaultLimit.TELEMETRY, unit="messages", doc="Own telemetry."
@@ -267,6 +280,14 @@ class ThingsBoardSection:
         unit="messages",
         doc="Other messages of all devices together.",
     )
+    backlog_share_percent: int = integer(
+        "backlogSharePercent",
+        minimum=1,
+        maximum=100,
+        default=80,
+        unit="percent",
+        doc="What the delivery of stored data may take of each rate limit for telemetry. Our own key.",
+    )
 
     INERT: ClassVar[Mapping[str, str]] = {
         "minPackSizeToSend": NOT_NEEDED,
@@ -275,6 +296,34 @@ class ThingsBoardSection:
         "managerEnabled": "without effect: there is no open control socket (C-45)",
         "statsSendPeriodInSeconds": "without effect: it belongs into thingsboard.statistics",
     }
+
+
+def session_limits(section: ThingsBoardSection, announced: SessionLimits) -> SessionLimits:
+    """
+    The limits that hold in a session: those that ThingsBoard announces and those of the configuration, all of them
+    together. The default words count only where ThingsBoard announces nothing.
+    """
+
+    def together(theirs: tuple[RateLimit, ...], configured: RateLimits) -> tuple[RateLimit, ...]:
+        if isinstance(configured, DefaultLimit):
+            configured = () if announced.announced else _default_limit(section.host, configured)
+        return tuple(dict.fromkeys((*theirs, *configured)))
+
+    return replace(
+        announced,
+        own_messages=together(announced.own_messages, section.messages_rate_limits),
+        own_telemetry=together(announced.own_telemetry, section.rate_limits),
+        own_points=together(announced.own_points, section.dp_rate_limits),
+        messages=together(announced.messages, section.device_messages_rate_limits),
+        telemetry=together(announced.telemetry, section.device_rate_limits),
+        points=together(announced.points, section.device_dp_rate_limits),
+    )
+
+
+def _default_limit(host: str, word: DefaultLimit) -> tuple[RateLimit, ...]:
+    host = host.lower()
+    public = "thingsboard.cloud" in host or "demo.thingsboard.io" in host or ("tb" in host and "cloud" in host)
+    return CLOUD_LIMITS[word] if public else ()
 
 
 def read_thingsboard(node: Node, sandbox_token_file: Path | None, reporter: Reporter) -> ThingsBoardSection:
@@ -300,7 +349,4 @@ def read_thingsboard(node: Node, sandbox_token_file: Path | None, reporter: Repo
         reporter.notice(
             node.member("qos") or node, "is taken as 1: data is deleted only once ThingsBoard has confirmed it"
         )
-    proxy = node.member("proxy_host")
-    if proxy is not None:
-        reporter.warning(proxy, "is not supported: the gateway connects directly")
     return read

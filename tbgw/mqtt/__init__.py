@@ -1,7 +1,11 @@
-"""MQTT 3.1.1 for either role: a core without input and output, and one adapter for Twisted. Imports nothing of tbgw.
+"""MQTT 3.1.1 and 5 for either role: a core without input and output, and adapters for Twisted. Imports nothing of tbgw.
 
-`packets` what travels, `codec` how it is spelt, `topics` names and filters, `state` which moves are legal, `session`
-what outlives a connection, `connection` bytes in and events out, `protocol` the same on a Twisted transport.
+`packets` and `properties` what travels, `codec` (`decoder`, `encoder`, `wire`) how it is spelt, `topics` names and
+filters, `state` which moves are legal, `session` what outlives a connection, `exchanges` QoS 1 and 2, `limits` what the
+peers told each other, `timers` when to wake, `connection` (and its half `outgoing`) bytes in and events out, `protocol`
+the same on a Twisted transport, `versions` 5 first and then 3.1.1.
+
+Not imported here, because not everybody needs them: `proxy` (HTTP CONNECT), `websocket` (Autobahn), `broker`.
 """
 
 from tbgw.mqtt.errors import (
@@ -39,6 +43,7 @@ from tbgw.mqtt.packets import (
     Unsubscribe,
     Will,
 )
+from tbgw.mqtt.properties import PropertyId
 from tbgw.mqtt.protocol import (
     IClientListener,
     IServerListener,
@@ -48,6 +53,7 @@ from tbgw.mqtt.protocol import (
 )
 from tbgw.mqtt.session import Session
 from tbgw.mqtt.topics import matches
+from tbgw.mqtt.versions import VersionChoice
 
 __all__ = [
     "SUBACK_FAILURE",
@@ -71,6 +77,7 @@ __all__ = [
     "PeerDisconnected",
     "PingReq",
     "PingResp",
+    "PropertyId",
     "PubAck",
     "PubComp",
     "PubRec",
@@ -86,6 +93,7 @@ __all__ = [
     "Subscription",
     "UnsubAck",
     "Unsubscribe",
+    "VersionChoice",
     "Will",
     "abandon_session",
     "matches",

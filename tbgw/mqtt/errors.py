@@ -31,6 +31,9 @@ class LocalProtocolError(MQTTError):
 class RemoteProtocolError(MQTTError):
     """The peer did something that MQTT or our limits forbid. The connection is over."""
 
+    connect_version: int | None = None
+    """The version of the CONNECT that could not be read, where that much of it could."""
+
     def __init__(self, text: str, reason_code: int = ReasonCode.PROTOCOL_ERROR) -> None:
         super().__init__(text)
         self.reason_code = reason_code

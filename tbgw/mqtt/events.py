@@ -1,9 +1,12 @@
-"""What a connection tells its owner, as frozen values. `context` is what the owner gave along with the request."""
+"""What a connection tells its owner, as frozen values. `context` is what the owner gave along with the request.
+
+The two that come with every message are named tuples, which are built in less than half of the time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from tbgw.mqtt.packets import ConnAck, Connect, Publish, Subscribe, Unsubscribe
 
@@ -22,20 +25,18 @@ class Connected:
     connack: ConnAck
 
 
-@dataclass(frozen=True, slots=True)
-class PublishReceived:
-    """A message came. With QoS 1 it is to be acknowledged by `acknowledge`."""
+class PublishReceived(NamedTuple):
+    """A message came. With QoS 1 and 2 it is to be acknowledged by `acknowledge`."""
 
     publish: Publish
 
 
-@dataclass(frozen=True, slots=True)
-class PublishAcknowledged:
+class PublishAcknowledged(NamedTuple):
     """The peer took over a message of ours; its packet id is free again. A code of 0x80 and above: it refused."""
 
     packet_id: int
     reason_code: int
-    context: Any = field(repr=False)
+    context: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

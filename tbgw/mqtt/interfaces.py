@@ -29,7 +29,7 @@ class IClientListener(Interface):
         """The server accepted: publish and subscribe work from now on."""
 
     def message_received(protocol: MQTTClientProtocol, publish: Publish) -> None:
-        """A message came. With QoS 1 it is acknowledged when this has returned."""
+        """A message came. With QoS 1 and 2 it is acknowledged when this has returned."""
 
     def disconnected(protocol: MQTTClientProtocol, reason: Exception) -> None:
         """
@@ -46,13 +46,16 @@ class IServerListener(Interface):
         """A client wants in. `protocol.accept()` or `protocol.refuse(code)` must follow, now or later."""
 
     def publish_received(protocol: MQTTServerProtocol, publish: Publish) -> None:
-        """A message came. With QoS 1 `protocol.acknowledge(publish)` must follow, now or later."""
+        """A message came. With QoS 1 and 2 `protocol.acknowledge(publish)` must follow, now or later."""
 
     def subscribe_received(protocol: MQTTServerProtocol, subscribe: Subscribe) -> Sequence[int]:
-        """One code for each filter, in order: the granted QoS, or 0x80. The SUBACK goes out when this returned."""
+        """
+        One code for each filter, in order: the granted QoS, or 0x80 (on MQTT 5: or any code of a SUBACK). The SUBACK
+        goes out when this returned.
+        """
 
     def unsubscribe_received(protocol: MQTTServerProtocol, unsubscribe: Unsubscribe) -> Sequence[int]:
-        """One code for each filter, in order. The UNSUBACK goes out when this returned."""
+        """One code for each filter, in order, told on MQTT 5 only. The UNSUBACK goes out when this returned."""
 
     def disconnected(protocol: MQTTServerProtocol, reason: Exception) -> None:
         """

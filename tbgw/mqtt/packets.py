@@ -47,7 +47,8 @@ __all__ = [
     "Will",
 ]
 
-Properties: TypeAlias = Mapping[int, Any]
+# By identifier, a number or a `PropertyId`. The key is Any because a mapping of one is none of the other to mypy.
+Properties: TypeAlias = Mapping[Any, Any]
 
 
 class PacketType(IntEnum):
@@ -107,7 +108,7 @@ class Connect:
     password: bytes | None = field(default=None, repr=False)
     will: Will | None = None
     protocol_version: int = 4  # the protocol level byte: 4 is MQTT 3.1.1, 5 is MQTT 5
-    properties: Properties | None = None
+    properties: Properties | None = field(default=None, repr=False)  # authentication data may be in there
 
     def __post_init__(self) -> None:
         if not 0 <= self.keep_alive_seconds <= 0xFFFF:
@@ -152,6 +153,31 @@ class Publish:
             f"Publish(topic={self.topic!r}, payload=<{len(self.payload)} bytes>, qos={self.qos}, "
             f"retain={self.retain}, dup={self.dup}, packet_id={self.packet_id}, properties={self.properties!r})"
         )
+
+
+_new = object.__new__
+_set_topic = Publish.__dict__["topic"].__set__
+_set_payload = Publish.__dict__["payload"].__set__
+_set_qos = Publish.__dict__["qos"].__set__
+_set_retain = Publish.__dict__["retain"].__set__
+_set_dup = Publish.__dict__["dup"].__set__
+_set_packet_id = Publish.__dict__["packet_id"].__set__
+_set_properties = Publish.__dict__["properties"].__set__
+
+
+def unchecked_publish(
+    topic: str, payload: bytes, qos: int, retain: bool, dup: bool, packet_id: int | None, properties: Properties | None
+) -> Publish:
+    """A `Publish` of fields that are known to be right, in half of the time: through the slots, past the checks."""
+    packet = _new(Publish)
+    _set_topic(packet, topic)
+    _set_payload(packet, payload)
+    _set_qos(packet, qos)
+    _set_retain(packet, retain)
+    _set_dup(packet, dup)
+    _set_packet_id(packet, packet_id)
+    _set_properties(packet, properties)
+    return packet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +303,7 @@ class Auth:
     """A step of an extended authentication (MQTT 5 only)."""
 
     reason_code: int = 0
-    properties: Properties | None = None
+    properties: Properties | None = field(default=None, repr=False)
 
 
 Packet: TypeAlias = (

@@ -49,8 +49,10 @@ from tbgw.mqtt.events import (
     UnsubscribeReceived,
 )
 from tbgw.mqtt.interfaces import IClientListener, IMQTTTransport, IServerListener
+from tbgw.mqtt.limits import PeerLimits
 from tbgw.mqtt.options import ClientOptions, ServerOptions
-from tbgw.mqtt.packets import Connect, Publish
+from tbgw.mqtt.packets import Connect, Properties, Publish, Subscription
+from tbgw.mqtt.properties import PropertyId
 from tbgw.mqtt.session import Session
 
 __all__ = [
@@ -67,6 +69,10 @@ __all__ = [
 GATHER_BYTES: Final = 64 * 1024
 """While writes are gathered, they are handed to the transport whenever this much came together: its own high-water
 mark, so that back-pressure shows in time."""
+
+
+_HEADER_BYTES: Final = 1024
+"""More than a PUBLISH has beside topic and payload, long properties aside."""
 
 
 def abandon_session(session: Session, reason: Exception) -> None:
@@ -88,6 +94,7 @@ class _MQTTProtocol(Protocol):
         self._timer: IDelayedCall | None = None
         self._timer_due = 0.0
         self._gathering = False
+        self._room_bytes = options.max_unsent_bytes - _HEADER_BYTES
         self._reason: Exception | None = None
         self._ended_here = False
         self._lost = False
@@ -98,6 +105,21 @@ class _MQTTProtocol(Protocol):
         return f"<{type(self).__name__} {self._connection.state.value}, {self._connection.inflight} in flight>"
 
     # --- for the owner -------------------------------------------------------------------------------------------
+
+    @property
+    def protocol_version(self) -> int:
+        """4 or 5; at a server known from the CONNECT."""
+        return self._connection.protocol_version
+
+    @property
+    def peer_limits(self) -> PeerLimits:
+        """What the peer said it takes (MQTT 5); known after the handshake."""
+        return self._connection.peer_limits
+
+    @property
+    def window(self) -> int:
+        """How many publishes may be unacknowledged: `max_inflight` or the peer's receive maximum, the lesser."""
+        return self._connection.window
 
     @property
     def inflight(self) -> int:
@@ -134,11 +156,11 @@ class _MQTTProtocol(Protocol):
             self._connection.disconnect(self._seconds())
             self.transport.abortConnection()
 
-    def _end(self) -> None:
+    def _end(self, reason_code: int = 0, properties: Properties | None = None) -> None:
         if self.transport is None or self._lost or self._ended_here:
             return
+        self._connection.disconnect(self._seconds(), reason_code, properties)
         self._ended_here = True
-        self._connection.disconnect(self._seconds())
         self._close_transport()
 
     # --- from the transport --------------------------------------------------------------------------------------
@@ -206,9 +228,13 @@ class _MQTTProtocol(Protocol):
         if not self._gathering:
             self._flush()
         elif self._connection.unsent_bytes > GATHER_BYTES:
-            self._gathering = False
-            self._flush()
-            self._gathering = True
+            self._flush_now()
+
+    def _flush_now(self) -> None:
+        """In the middle of gathering."""
+        self._gathering = False
+        self._flush()
+        self._gathering = True
 
     def _close_transport(self) -> None:
         """Hand everything over, also to a full transport: closing in good order waits for it, within the timer."""
@@ -241,6 +267,9 @@ class _MQTTProtocol(Protocol):
         for event in events:
             if event.__class__ is PublishAcknowledged:
                 event.context.callback(event.reason_code)
+            elif event.__class__ is PublishReceived:
+                if not self._ended_here:
+                    self._tell_publish(event.publish)
             elif isinstance(event, SubscribeAcknowledged):
                 event.context.callback(list(event.reason_codes))
             elif isinstance(event, Terminated):
@@ -262,8 +291,21 @@ class _MQTTProtocol(Protocol):
             self._close_transport()
 
     def _publish(
-        self, topic: str, payload: bytes, qos: int, retain: bool, dup: bool, packet_id: int | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        qos: int,
+        retain: bool,
+        dup: bool,
+        packet_id: int | None,
+        properties: Properties | None,
     ) -> Deferred[int]:
+        if self._gathering and not self.paused:
+            # What only waits to be written together must not make a publish fail for want of room; after a resumed
+            # session that may be a whole window.
+            unsent_bytes = self._connection.unsent_bytes
+            if unsent_bytes and unsent_bytes + len(topic) + len(payload) > self._room_bytes:
+                self._flush_now()
         deferred: Deferred[int] = Deferred()
         identifier = self._connection.publish(
             topic,
@@ -274,9 +316,13 @@ class _MQTTProtocol(Protocol):
             dup=dup,
             context=deferred,
             packet_id=packet_id,
+            properties=properties,
         )
         self._sent()
         return succeed(0) if identifier is None else deferred
+
+    def _tell_publish(self, publish: Publish) -> None:
+        raise NotImplementedError
 
     def _tell(self, event: Event) -> None:
         raise NotImplementedError
@@ -297,41 +343,64 @@ class MQTTClientProtocol(_MQTTProtocol):
     ) -> None:
         super().__init__(options, clock, session)
         self._listener = listener
+        self.client_id = options.client_id
+        """Ours, or the one that the server assigned; known after CONNACK."""
 
     def publish(
-        self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, dup: bool = False
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        dup: bool = False,
+        properties: Properties | None = None,
     ) -> Deferred[int]:
         """
-        Send a message. Fires with the reason code of its PUBACK (0 on 3.1.1), for QoS 0 at once with 0. Fails with the
-        connection's reason when that ends first. Raises LocalProtocolError, and sends nothing, when not connected,
-        when `max_inflight` are unacknowledged, when too much is unsent, or when the topic is illegal.
+        Send a message. Fires with the reason code of its PUBACK or PUBREC (0 on 3.1.1) when the exchange is done, for
+        QoS 0 at once with 0. Fails with the connection's reason when that ends first. `properties` (MQTT 5) map
+        `PropertyId` to values. Raises LocalProtocolError, and sends nothing, when not connected, when `window` are
+        unacknowledged, when too much is unsent, when the topic is illegal, or when the server said it takes no such
+        message.
         """
-        return self._publish(topic, payload, qos, retain, dup)
+        return self._publish(topic, payload, qos, retain, dup, None, properties)
 
-    def subscribe(self, filters: Sequence[tuple[str, int]]) -> Deferred[list[int]]:
-        """Ask for messages. Fires with one code for each filter; fails and raises as `publish` does."""
+    def subscribe(
+        self, filters: Sequence[tuple[str, int] | Subscription], properties: Properties | None = None
+    ) -> Deferred[list[int]]:
+        """
+        Ask for messages, by (topic filter, QoS) pairs or `Subscription` values. Fires with one code for each filter;
+        fails and raises as `publish` does.
+        """
         deferred: Deferred[list[int]] = Deferred()
-        self._connection.subscribe(filters, now=self._seconds(), context=deferred)
+        self._connection.subscribe(filters, now=self._seconds(), context=deferred, properties=properties)
         self._sent()
         return deferred
 
-    def unsubscribe(self, filters: Sequence[str]) -> Deferred[list[int]]:
+    def unsubscribe(self, filters: Sequence[str], properties: Properties | None = None) -> Deferred[list[int]]:
         """The reverse. Fires with one code for each filter, on 3.1.1 always 0."""
         deferred: Deferred[list[int]] = Deferred()
-        self._connection.unsubscribe(filters, now=self._seconds(), context=deferred)
+        self._connection.unsubscribe(filters, now=self._seconds(), context=deferred, properties=properties)
         self._sent()
         return deferred
 
-    def disconnect(self) -> None:
-        """Say DISCONNECT and close in good order; after `close_timeout_seconds` the transport is aborted."""
-        self._end()
+    def disconnect(self, reason_code: int = 0, properties: Properties | None = None) -> None:
+        """
+        Say DISCONNECT and close in good order; after `close_timeout_seconds` the transport is aborted. Code (such as
+        0x04: publish my will) and properties are told on MQTT 5.
+        """
+        self._end(reason_code, properties)
+
+    def _tell_publish(self, publish: Publish) -> None:
+        self._listener.message_received(self, publish)
+        if publish.qos:
+            self._connection.acknowledge(publish, self._seconds())
 
     def _tell(self, event: Event) -> None:
-        if isinstance(event, PublishReceived):
-            publish = event.publish
-            self._listener.message_received(self, publish)
-            self._connection.acknowledge(publish, self._seconds())
-        elif isinstance(event, Connected):
+        if isinstance(event, Connected):
+            self.client_id = (event.connack.properties or {}).get(
+                PropertyId.ASSIGNED_CLIENT_IDENTIFIER, self.client_id
+            )
             self._listener.connected(self, event.connack)
 
     def _tell_disconnected(self, reason: Exception) -> None:
@@ -346,9 +415,21 @@ class MQTTServerProtocol(_MQTTProtocol):
         self._listener = listener
         self.connect: Connect | None = None
 
-    def accept(self, session_present: bool = False) -> None:
-        """Let the client in. After the connection's end it does nothing."""
-        self._connection.accept(self._seconds(), session_present=session_present)
+    def accept(
+        self,
+        session_present: bool = False,
+        properties: Properties | None = None,
+        session: Session | None = None,
+    ) -> None:
+        """
+        Let the client in. After the connection's end it does nothing. On MQTT 5 `properties` go into the CONNACK,
+        beside and above those of `ServerOptions`. With a kept `session`, what its client did not acknowledge is sent
+        again after the CONNACK.
+        """
+        events = self._connection.accept(
+            self._seconds(), session_present=session_present, properties=properties, session=session
+        )
+        self._dispatch(events)
         if self._gathering:
             return  # dataReceived goes on with what was held
         self._flush()
@@ -357,20 +438,20 @@ class MQTTServerProtocol(_MQTTProtocol):
         else:
             self._arm_timer()
 
-    def refuse(self, code: int) -> None:
-        """Do not let the client in: CONNACK with this return code, then the end."""
+    def refuse(self, code: int, properties: Properties | None = None) -> None:
+        """Do not let the client in: CONNACK with this code, which is one of the client's version, then the end."""
         if self._ended_here or self._lost:
             return
-        self._connection.refuse(code, self._seconds())
+        self._connection.refuse(code, self._seconds(), properties)
         self._ended_here = True
         self._close_transport()
 
-    def acknowledge(self, publish: Publish, reason_code: int = 0) -> None:
+    def acknowledge(self, publish: Publish, reason_code: int = 0, properties: Properties | None = None) -> None:
         """
-        PUBACK for a message; nothing for QoS 0 or after the connection's end. Raises LocalProtocolError for a code
-        other than 0 on 3.1.1.
+        PUBACK or PUBREC for a message; nothing for QoS 0 or after the connection's end. Raises LocalProtocolError for
+        a code other than 0, or properties, on 3.1.1.
         """
-        self._connection.acknowledge(publish, self._seconds(), reason_code)
+        self._connection.acknowledge(publish, self._seconds(), reason_code, properties)
         self._sent()
 
     def publish(
@@ -382,18 +463,20 @@ class MQTTServerProtocol(_MQTTProtocol):
         retain: bool = False,
         dup: bool = False,
         packet_id: int | None = None,
+        properties: Properties | None = None,
     ) -> Deferred[int]:
         """As the client's. `packet_id` forces an id, even 0, for testing clients."""
-        return self._publish(topic, payload, qos, retain, dup, packet_id)
+        return self._publish(topic, payload, qos, retain, dup, packet_id, properties)
 
-    def close(self, reason_code: int | None = None) -> None:
-        """Close in good order. The reason is for MQTT 5; 3.1.1 cannot say it."""
-        self._end()
+    def close(self, reason_code: int | None = None, properties: Properties | None = None) -> None:
+        """Close in good order; on MQTT 5 the client is told by DISCONNECT, on 3.1.1 there is no such word."""
+        self._end(reason_code or 0, properties)
+
+    def _tell_publish(self, publish: Publish) -> None:
+        self._listener.publish_received(self, publish)
 
     def _tell(self, event: Event) -> None:
-        if isinstance(event, PublishReceived):
-            self._listener.publish_received(self, event.publish)
-        elif isinstance(event, ConnectReceived):
+        if isinstance(event, ConnectReceived):
             self.connect = event.connect
             self._listener.connect_received(self, event.connect)
         elif isinstance(event, SubscribeReceived):

@@ -9,6 +9,9 @@ from __future__ import annotations
 MAX_STRING_BYTES = 65535
 """A string on the wire has a two-byte length [MQTT-4.7.3-3]."""
 
+SHARE_PREFIX = "$share/"
+"""A topic filter of MQTT 5 that begins so is a shared subscription: `$share/GROUP/FILTER` (section 4.8.2)."""
+
 
 def string_fault(text: str) -> str | None:
     """Whether the text may travel as a UTF-8 string: no U+0000, no surrogates, at most 65535 bytes."""
@@ -33,10 +36,19 @@ def topic_name_fault(topic: str) -> str | None:
     return None
 
 
-def topic_filter_fault(topic_filter: str) -> str | None:
-    """What forbids this as a topic filter, or None. Whether it may travel at all: `string_fault`."""
+def topic_filter_fault(topic_filter: str, *, shared: bool = False) -> str | None:
+    """
+    What forbids this as a topic filter, or None. Whether it may travel at all: `string_fault`. `shared`: judge what
+    begins with `$share/` as a shared subscription, as MQTT 5 does.
+    """
     if not topic_filter:
         return "empty topic filter [MQTT-4.7.3-1]"
+    if shared and topic_filter.startswith(SHARE_PREFIX):
+        group, _, topic_filter = topic_filter[len(SHARE_PREFIX) :].partition("/")
+        if not group or "+" in group or "#" in group:
+            return "share name that is empty or has a wildcard [MQTT-4.8.2-1]"
+        if not topic_filter:
+            return "shared subscription without a topic filter [MQTT-4.8.2-2]"
     if "#" not in topic_filter and "+" not in topic_filter:
         return None
     levels = topic_filter.split("/")
@@ -49,6 +61,14 @@ def topic_filter_fault(topic_filter: str) -> str | None:
         if "+" in level and level != "+":
             return "single-level wildcard that is not a whole level [MQTT-4.7.1-3]"
     return None
+
+
+def split_shared(topic_filter: str) -> tuple[str | None, str]:
+    """The share name of a faultless filter, None where it is not shared, and the filter proper."""
+    if not topic_filter.startswith(SHARE_PREFIX):
+        return None, topic_filter
+    group, _, proper = topic_filter[len(SHARE_PREFIX) :].partition("/")
+    return group, proper
 
 
 def matches(topic_filter: str, topic: str) -> bool:

@@ -34,6 +34,9 @@ class Known:
     disconnected: bool
     rest: dict[str, Any]
     """What else the file says of it, kept as it is."""
+    line: bytes = b""
+    """How it stands in the file; empty when that has to be made anew. Of 10,000 devices mostly one has changed, and
+    encoding all of them takes 50 ms."""
 
 
 class DeviceRegistry:
@@ -91,6 +94,7 @@ class DeviceRegistry:
             known.disconnected = False
             known.connector = device.connector
             known.profile = device.profile  # for the day on which somebody has ThingsBoard create the device anew
+            known.line = b""
             self.dirty = True
         return False
 
@@ -99,6 +103,7 @@ class DeviceRegistry:
         known = self._known.get(name)
         if known is not None and not known.disconnected:
             known.disconnected = True
+            known.line = b""
             self.dirty = True
 
     def profile(self, name: str) -> str:
@@ -106,10 +111,10 @@ class DeviceRegistry:
         known = self._known.get(name)
         return known.profile if known is not None else "default"
 
-    def connector(self, name: str) -> str | None:
-        """Name of the connector that the device spoke through last; None for one that never spoke."""
+    def connector(self, name: str) -> str:
+        """Name of the connector that it spoke through last; empty for one that never spoke."""
         known = self._known.get(name)
-        return known.connector if known is not None else None
+        return known.connector if known is not None else ""
 
     def present(self) -> Iterator[str]:
         """Names of all devices that did not go away, in the order in which they came."""
@@ -118,18 +123,10 @@ class DeviceRegistry:
     def snapshot(self) -> bytes:
         """The file's content as of now; clears `dirty`."""
         self.dirty = False
-        content = {
-            name: {
-                "connectorId": None,
-                "renaming": None,
-                **known.rest,
-                "connectorName": known.connector,
-                "deviceType": known.profile,
-                "disconnected": known.disconnected,
-            }
-            for name, known in self._known.items()
-        }
-        return json.dumps(content, indent=2, sort_keys=True).encode()
+        for name, known in self._known.items():
+            if not known.line:
+                known.line = _line(name, known)
+        return b"{\n%b\n}\n" % b",\n".join([known.line for known in self._known.values()])
 
     def write(self, content: bytes) -> None:
         """Put a snapshot on disk, durably. Touches nothing else, so it may run in the store's thread. Raises
@@ -149,6 +146,18 @@ class DeviceRegistry:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _line(name: str, known: Known) -> bytes:
+    entry = {
+        "connectorId": None,
+        "renaming": None,
+        **known.rest,
+        "connectorName": known.connector,
+        "deviceType": known.profile,
+        "disconnected": known.disconnected,
+    }
+    return f"{json.dumps(name)}: {json.dumps(entry)}".encode("ascii")
 
 
 def _parse(entry: object) -> Known | None:

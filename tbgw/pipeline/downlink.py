@@ -91,8 +91,7 @@ class _Question:
 class Downlink:
     """
     `publish(topic, payload)` sends, `connector_of(device name)` is the name of the connector that a device speaks
-    through, `profile_of(device name)` its profile. The uplink's listener hands `link_up`, `link_down` and
-    `message_received` on.
+    through, empty or None when it never spoke. It has to be told of sessions and messages as the uplink's listener is.
     """
 
     def __init__(
@@ -182,7 +181,7 @@ class Downlink:
 
     def _connector_for(self, device: str) -> IConnector | None:
         name = self._connector_of(device)
-        return None if name is None else self._connectors.get(name)
+        return self._connectors.get(name) if name else None
 
     # Commands.
 
@@ -210,7 +209,7 @@ class Downlink:
     def _for_device(self, device: str, method: str, params: Value) -> Deferred[Value]:
         connector = self._connector_for(device)
         if connector is None:
-            known = self._connector_of(device) is not None
+            known = bool(self._connector_of(device))
             return fail(CommandFailed("the device's connector is gone" if known else "the device is not known here"))
         return connector.command(device, method, params)
 

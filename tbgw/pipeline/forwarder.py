@@ -1,106 +1,106 @@
+# -*- test-case-name: tests.pipeline.test_forwarder -*-
 """Sends what is stored to ThingsBoard, oldest first, and has it deleted once it is acknowledged.
 
 What holds:
 
-- A row is deleted after its PUBACK, never before; one whose session ended without it is sent again, marked as a
-  duplicate.
-- Rows leave in their order. What came back from a lost session is put in front again, in its order.
-- A row waits until each of its devices was announced in this session and ThingsBoard has acknowledged that, because a
-  device that ThingsBoard first hears of from its data is born with the wrong profile.
-- At most the window's number of publishes are without PUBACK, announcements included, and the announced rate limits
-  hold. A row that is more than these let through at once goes in parts, in order, and is delivered when all are.
-- No row holds up the others for ever: what ThingsBoard answers badly, or not at all, again and again while it takes
-  other rows, goes to the dead letters.
-- Memory is flat whatever is stored: at most `READY_BYTES` of rows are kept ready, beside the window. Fresh rows are
-  taken from memory while that is not exceeded; otherwise the forwarder lags, and reads on from the store at its own
-  pace.
+- A row is deleted after its PUBACK, never before, and not before all rows that were sent ahead of it have theirs. One
+  whose session ended without it is sent again, marked as a duplicate.
+- Rows leave in their order. What came back, from a lost session or because ThingsBoard said "later", is put in front
+  again, in its order, and whatever was sent after it and speaks of a device of it goes again too, acknowledged or not:
+  so the last that ThingsBoard hears of a device is always the last that the device said, at the price of duplicates.
+- A row waits until each of its devices was announced in this session and ThingsBoard has acknowledged that.
+- At most the window's number of publishes are without PUBACK, announcements included, and the rate limits hold. A row
+  that is more than these let through at once goes in parts, in order, and is delivered when all are.
+- No row holds up the others for ever: what ThingsBoard answers badly, or not at all, or with the end of the session,
+  again and again while it takes other data, is taken apart (`examination`), and the culprit goes to the dead letters.
+- Memory is flat whatever is stored: the rows kept ready (`ready`), those acknowledged but not yet deleted
+  (`inflight`) and the window have bounds.
 
-Considered and dropped: holding back deletions until all earlier rows are acknowledged (PUBACKs may come out of order,
-spec thingsboard-mqtt fact 5; the order of sending is what keeps a device's order, since ThingsBoard works one
-session's packets in turn).
+Considered and dropped: one row in flight for each device (keeps order without duplicates, but packed rows speak of many
+devices, so it would be one row in flight at all); deleting rows as their PUBACKs come (PUBACKs may come out of order,
+spec thingsboard-mqtt fact 5, and a row that comes back after a later one is gone would be the device's last word).
 """
 
 from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
-from itertools import count
+from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tbgw.errors import LinkDown, StoreError
+from tbgw.errors import LinkDown
 from tbgw.interfaces import IDropListener, ISpool, IUplink, IUplinkListener
 from tbgw.internal_events import Event, Events
 from tbgw.model import Row, SessionLimits
+from tbgw.pipeline.announcements import Announcements
 from tbgw.pipeline.devices import DeviceRegistry
+from tbgw.pipeline.examination import (
+    BLAMES,
+    NEVER_ACKNOWLEDGED,
+    REFUSED,
+    RETRIES_EXHAUSTED,
+    RETRY_CODES,
+    TOO_LARGE,
+    UNREADABLE,
+    Examination,
+)
+from tbgw.pipeline.inflight import PROBE_SEQ, InFlight, Sent
 from tbgw.pipeline.internal_events import (
-    DeviceNotAnnounced,
     NeverAcknowledged,
     NotAcknowledgedInTime,
+    PartBuried,
     QuotaReached,
     Refused,
+    RowExamined,
     Unsendable,
 )
-from tbgw.pipeline.ratelimit import SHARE, RateLimiter
+from tbgw.pipeline.ratelimit import SHARE, Budget
+from tbgw.pipeline.ready import Ready
 from tbgw.thingsboard import payloads, topics
 from tbgw.thingsboard.payloads import Piece
-
-READY_BYTES = 2 * 1024 * 1024
-"""Rows kept ready in memory: 40 of the largest payloads, enough to keep a window busy between two reads of the
-store."""
-
-FETCH_BYTES = 1024 * 1024
-"""What is read from the store at once."""
 
 PUBACK_SECONDS = 30.0
 """How long a PUBACK may take (spec thingsboard-mqtt, Appendix A rule 4)."""
 
-ANNOUNCE_SECONDS = 10.0
-"""How long the PUBACK of an announcement may take: ThingsBoard before 4.2.1.1 never acknowledges one that failed."""
-
 STRIKES = 3
 """Sessions in which a row stayed without PUBACK though later ones got theirs, or answers that blame the payload (0x83,
-after which ThingsBoard closes the session), before it goes to the dead letters."""
+after which ThingsBoard closes the session), before one that cannot be taken apart goes to the dead letters."""
 
 TRIES = 8
-"""Answers "later" to one row, each while ThingsBoard takes later rows, before it goes to the dead letters: a device
-that ThingsBoard cannot create must not hold up all others."""
+"""Answers "later" to one row, before it is taken apart; for a row that cannot be: each while ThingsBoard takes later
+rows, before it goes to the dead letters. A device that ThingsBoard cannot create must not hold up all others."""
 
 PUSHED_BACK_SECONDS = (1.0, 60.0)
-"""First and longest pause after ThingsBoard said that it cannot take more."""
+"""First and longest pause after ThingsBoard said that it cannot take more, or ended the session without a word."""
 
-RETRY_CODES = frozenset({0x80, 0x83, 0x97})
-"""PUBACK reason codes after which the same payload may pass later: unspecified, implementation specific, quota
-exceeded."""
+EXPLAINED_SECONDS = 5.0
+"""An answer that ThingsBoard follows up with closing the session explains its end for so long."""
+
+HARMLESS_CLOSES = frozenset({0x00, 0x89, 0x8D, 0x8E, 0x96, 0x97, 0x98})
+"""Reason codes of a DISCONNECT that speak of other things than the payload: server busy, keep alive, taken over by
+another session, rates and quota, administrative action. 0x8B (server shutting down) is not among them, because
+ThingsBoard says it for what it cannot convert, too (spec thingsboard-mqtt, fact 9)."""
+
+LIMIT_CLOSES = frozenset({0x96, 0x97})
+"""Those that speak of rate limits; in `v1/gateway/disconnect` messages, too."""
+
+HELD_BYTES = 2 * 1024 * 1024
+"""Rows that are acknowledged and wait for others, at most, before nothing more is sent."""
 
 MAX_WINDOW = 64
 """Publishes without PUBACK, at most, whatever is announced: at 50 KiB each they hold 3 MiB of memory."""
 
 
-class _Sent:
-    """One row on its way."""
-
-    __slots__ = ("code", "row", "sent_at", "unsent", "waiting")
-
-    def __init__(self, row: Row, unsent: deque[Piece]) -> None:
-        self.row = row
-        self.unsent = unsent
-        """What of it was not published yet."""
-        self.waiting = 0
-        """PUBACKs that are still to come for what was."""
-        self.code = 0
-        """The worst reason code so far."""
-        self.sent_at = 0.0
-        """When the last part was published."""
-
-
 @implementer(IUplinkListener, IDropListener)
 class Forwarder:
-    """Between spool and uplink. `idled` is called whenever all that could be sent has been acknowledged."""
+    """
+    Between spool and uplink. `idled` is called whenever all that could be sent has been acknowledged; `combine` gives
+    the limits that hold, of those that ThingsBoard announces.
+    """
 
     def __init__(
         self,
@@ -114,6 +114,8 @@ class Forwarder:
         idled: Callable[[], None] = lambda: None,
         limits_changed: Callable[[SessionLimits], None] = lambda limits: None,
         message_received: Callable[[str, bytes], None] = lambda topic, payload: None,
+        combine: Callable[[SessionLimits], SessionLimits] = lambda limits: limits,
+        backlog_share: float = 1.0,
     ) -> None:
         self._spool = spool
         self._uplink = uplink
@@ -124,34 +126,37 @@ class Forwarder:
         self._idled = idled
         self._limits_changed = limits_changed
         self._message_received = message_received
+        self._combine = combine
+        self._backlog_share = backlog_share
         self._up = False
         self._limits = SessionLimits()
         self._window = MAX_WINDOW
         self._max_devices = self._max_points = sys.maxsize
         """Most that one publish may hold: what a rate limit lets through at once."""
-        self._telemetry_limit = self._points_limit = self._messages_limit = RateLimiter((), 0.0)
-        self._ready: deque[Row] = deque()
-        self._ready_bytes = 0
-        self._tail_seq = 0
-        """The last row that is, or was, in memory: the store is read on from here."""
-        self._lagging = False
-        self._fetching = False
-        self._sent: dict[int, _Sent] = {}
-        self._open: _Sent | None = None
-        """The row of which not all parts are published; in `_sent` from its first part on."""
-        self._publishes = 0
-        """Publishes of rows that are without PUBACK."""
+        self._budget = Budget(SessionLimits(), 0.0)
+        self._ready = Ready(spool, self._fetched)
+        self._backlog_seq = 0
+        """Rows up to this one count as backlog: they were there before the session, or piled up beyond memory."""
+        self._flight = InFlight()
         self._retries: dict[int, int] = {}
-        """Strikes of rows that came back from lost sessions; rows with an entry are sent marked as duplicates."""
-        self._announced: set[str] = set()
-        self._announcing: dict[str, IDelayedCall] = {}
-        self._to_announce: dict[str, None] = {}
+        """Strikes of rows that came back; rows with an entry are sent marked as duplicates."""
+        self._answers: dict[int, int] = {}
+        """Answers "later" to a row, whoever is to blame."""
+        self._examination = Examination()
+        self._announcements = Announcements(uplink, registry, clock, events, self._pump)
         self._highest_acknowledged = 0
         self._wake: IDelayedCall | None = None
         self._puback_timer: IDelayedCall | None = None
         self._pushed_back = 0
         self._resume_at = 0.0
+        self._explained_at = float("-inf")
+        self._overdue = False
+        """Whether it was us who ended the session, because a PUBACK did not come."""
+        self._closes = 0
+        """Unexplained ends of sessions with rows in flight, since a row was last acknowledged."""
         self._session = 0
+        self._announce_first = False
+        """Announcements and data take turns, so that a long backlog does not keep other devices' commands away."""
         self._idle_waiters: list[Deferred[None]] = []
         self.delivered_messages = 0
         self.delivered_rows = 0
@@ -160,26 +165,21 @@ class Forwarder:
 
     def start(self) -> None:
         """The spool is open: what it holds from earlier is to be sent first."""
-        self._lagging = self._spool.stored_rows > 0
-        if not self._lagging:
-            self._tail_seq = self._spool.last_seq
+        self._ready.start()
 
     def appended(self, rows: list[Row]) -> None:
         """These rows were just given to the spool."""
-        for row in rows:
-            if self._lagging or (self._ready and self._ready_bytes + len(row.payload) > READY_BYTES):
-                self._lagging = True
-                break
-            self._ready.append(row)
-            self._ready_bytes += len(row.payload)
-            self._tail_seq = row.seq
+        self._ready.append(rows)
+        if self._ready.lagging:
+            self._backlog_seq = rows[-1].seq
         if self._up:
             self._pump()
 
     @property
     def idle(self) -> bool:
         """Whether the link is up and everything stored has been acknowledged."""
-        return self._up and not (self._sent or self._open or self._ready or self._lagging)
+        flight, ready = self._flight, self._ready
+        return self._up and not (flight.sent or flight.open or ready.rows or ready.lagging or self._examination.case)
 
     def when_idle(self) -> Deferred[None]:
         """Fires when everything stored has been acknowledged, or the link is lost: no more will be soon."""
@@ -202,19 +202,20 @@ class Forwarder:
     @property
     def in_flight(self) -> int:
         """Rows that are sent and not acknowledged."""
-        return len(self._sent)
+        return len(self._flight.unanswered())
 
     # What the spool calls.
 
     def rows_dropped(self, last_seq: int) -> None:
         """See `IDropListener.rows_dropped`."""
-        while self._ready and self._ready[0].seq <= last_seq:
-            self._ready_bytes -= len(self._ready.popleft().payload)
-        if self._open is not None and self._open.row.seq <= last_seq and self._open.row.seq not in self._sent:
-            self._open = None
-        self._tail_seq = max(self._tail_seq, last_seq)
-        for seq in [seq for seq in self._retries if seq <= last_seq]:
-            del self._retries[seq]
+        self._ready.drop(last_seq)
+        row = self._flight.take_open()
+        if row is not None and row.seq > last_seq:
+            self._ready.take_back([row])
+        for counts in (self._retries, self._answers):
+            for seq in [seq for seq in counts if seq <= last_seq]:
+                del counts[seq]
+        self._examination.forget(last_seq)
 
     # What the uplink calls.
 
@@ -222,13 +223,17 @@ class Forwarder:
         """See `IUplinkListener.link_up`."""
         self._session += 1
         self._up = True
+        limits = self._combine(limits)
         if limits != self._limits:
             # Else what was spent in the last session stays spent: the server's buckets do not refill at a reconnect.
             # Nor does a pause end with one: ThingsBoard closes the session when it says "later" to a payload.
             self._take_limits(limits)
         self._highest_acknowledged = 0
-        self._limits_changed(limits)
-        self._to_announce = dict.fromkeys(self._registry.present())
+        self._overdue = False
+        self._backlog_seq = self._spool.last_seq
+        self._examination.session_begins()
+        self._announcements.begin()
+        self._limits_changed(limits)  # ingest may close its pack now and call `appended`, so this comes last
         self._pump()
         if self.idle:
             self._idled()
@@ -242,43 +247,66 @@ class Forwarder:
         self._window = max(1, min([MAX_WINDOW, int(limits.max_inflight * SHARE), *messages, *telemetry]))
         self._max_devices = min(telemetry, default=sys.maxsize)
         self._max_points = min(points, default=sys.maxsize)
-        now = self._clock.seconds()
-        self._telemetry_limit = RateLimiter(limits.telemetry, now)
-        self._points_limit = RateLimiter(limits.points, now)
-        self._messages_limit = RateLimiter(limits.messages, now)
+        self._budget = Budget(limits, self._clock.seconds(), self._backlog_share)
 
-    def link_down(self) -> None:
-        """See `IUplinkListener.link_down`."""
+    def link_down(self, code: int | None = None) -> None:
+        """See `IUplinkListener.link_down`. `code`: the reason code of ThingsBoard's DISCONNECT, on MQTT 5."""
         self._up = False
         self._session += 1
-        for timer in self._announcing.values():
-            timer.cancel()
-        self._announcing.clear()
-        self._announced.clear()
-        self._to_announce.clear()
+        if self._announcements.under_way and not self._overdue:
+            self._budget.drain_messages(self._clock.seconds())
+        self._announcements.end()
         self._cancel_timers()
-        back = {seq: sent.row for seq, sent in self._sent.items()}
-        for seq in back:
-            self._retries.setdefault(seq, 0)
-        if self._open is not None:
-            back[self._open.row.seq] = self._open.row
-        self._sent.clear()
-        self._open = None
-        self._publishes = 0
-        self._take_back(back.values())
+        self._judge(self._clock.seconds(), code)
+        open_row = self._flight.take_open()
+        through, back = self._flight.lost()
+        for row in through:
+            self._delivered(row)
+        for row in back:
+            self._retries.setdefault(row.seq, 0)
+        self._ready.take_back(back if open_row is None else [*back, open_row])
+        self._release_waiters()
+
+    def _judge(self, now: float, code: int | None) -> None:
+        """A session ended: what, of what was in flight, may be the reason?"""
+        in_flight = self._flight.unanswered()
+        if code in LIMIT_CLOSES:
+            self._pause(code, now)
+        if code in HARMLESS_CLOSES or now - self._explained_at < EXPLAINED_SECONDS:
+            return
+        if in_flight and not self._overdue:
+            self._closes += 1
+            self._budget.drain(now)  # ThingsBoard up to 4.2 says nothing else when a rate limit is reached
+            if self._closes > 1:
+                first, longest = PUSHED_BACK_SECONDS
+                self._resume_at = max(self._resume_at, now + min(longest, first * 2 ** min(self._closes - 2, 10)))
+        if self._examination.case is None:
+            self._examination.closed([sent.row for sent in in_flight if not sent.alone], now)
+        elif in_flight and in_flight[0].row.seq != PROBE_SEQ:
+            self._examination.part_unanswered(now, self._overdue)
+        else:
+            self._examination.probe_unanswered(now)
 
     def message_received(self, topic: str, payload: bytes) -> None:
         """See `IUplinkListener.message_received`."""
+        now = self._clock.seconds()
+        self._budget.received(topic, now)
+        if topic == topics.DISCONNECT:
+            # Not to be subscribed to, so it is ThingsBoard's own: before it closes the session, it says for whom.
+            code = payloads.disconnect_reason(payload)
+            if code in LIMIT_CLOSES:
+                self._pause(code, now)
         self._message_received(topic, payload)
 
     # Sending.
 
-    def _take_back(self, rows: Iterable[Row]) -> None:
-        """Rows that have to be sent again go in front, in their order among what is there."""
-        for row in sorted(rows, reverse=True):
-            place = next((place for place, other in zip(count(), self._ready) if other.seq > row.seq), len(self._ready))
-            self._ready.insert(place, row)
-            self._ready_bytes += len(row.payload)
+    def _come_back(self, row: Row) -> None:
+        """This row has to be sent again, and with it what was sent after it and speaks of the same devices."""
+        back = [row, *self._flight.behind(row)]
+        for returned in back:
+            self._retries.setdefault(returned.seq, 0)
+        open_row = self._flight.take_open()
+        self._ready.take_back(back if open_row is None else [*back, open_row])
 
     def _pump(self) -> None:
         """Send all that may be sent now. The only place that sends."""
@@ -288,97 +316,135 @@ class Forwarder:
         if now < self._resume_at:
             self._sleep(self._resume_at - now)
             return
-        announce = False  # in turn, so that a long backlog does not keep other devices' commands away
+        announcements, flight = self._announcements, self._flight
         may_announce = may_send = True  # until a rate limit says no
-        while self._up and self._publishes + len(self._announcing) < self._window:
-            row_waits_to_go = may_send and (self._open is not None or (self._ready and not self._head_waits()))
-            if may_announce and self._to_announce and (announce or not row_waits_to_go):
-                may_announce = self._announce_next(now)
+        while self._up and flight.publishes + len(announcements.under_way) < self._window:
+            head = self._ready.head
+            alone = self._examination.alone(head)
+            if alone and (flight.publishes or announcements.under_way):
+                break
+            if alone and head is not None and flight.open is None and self._examination.case is None:
+                self._examination.suspicion.forget(head.seq - 1)  # dropped, or delivered in another way
+            row_waits_to_go = may_send and not flight.returning and self._can_send()
+            if may_announce and (self._announce_first or not row_waits_to_go) and announcements.skip_known():
+                wait = self._budget.announce(now)
+                if wait > 0:
+                    self._sleep(wait)
+                    may_announce = False
+                else:
+                    announcements.send_next()
             elif row_waits_to_go:
-                may_send = self._send_next(now)
+                may_send = self._send_alone(now) if alone and flight.open is None else self._send_next(now)
             else:
                 break
-            announce = not announce
-        if self._up and self._lagging and not self._fetching and self._ready_bytes < READY_BYTES // 2:
-            self._fetch()
+            self._announce_first = not self._announce_first
+        if self._up:
+            self._ready.fill()
 
-    def _head_waits(self) -> bool:
-        """Whether the next row's devices have not all been announced yet; sees to it that they will be."""
-        row = self._ready[0]
-        if row.topic == topics.DISCONNECT:
-            return row.devices[0] in self._announcing  # the two must not be under way at the same time
-        if self._announced.issuperset(row.devices):
-            return False
-        # These first: others in the queue are announced for downlink only and can wait.
-        missing = [name for name in row.devices if name not in self._announced and name not in self._announcing]
-        if missing and next(iter(self._to_announce), None) != missing[0]:
-            rest = self._to_announce
-            self._to_announce = dict.fromkeys(missing)
-            self._to_announce.update(rest)
-        return True
-
-    def _announce_next(self, now: float) -> bool:
-        """Announce the first in the queue. False when a rate limit says later."""
-        name = next(iter(self._to_announce))
-        if name in self._announced or name in self._announcing:
-            del self._to_announce[name]
+    def _can_send(self) -> bool:
+        """Whether there is a row to send, and its devices have been announced; else sees to it that they will be."""
+        if self._flight.open is not None:
             return True
-        # A first contact costs two messages on the server: get-or-create, and the child's session (spec, 6.1).
-        if not self._may_spend(self._messages_limit, 2, now):
-            return False
-        del self._to_announce[name]
-        session = self._session
-        self._announcing[name] = self._clock.callLater(
-            ANNOUNCE_SECONDS, self._announcement_over, session, name, f"no PUBACK within {ANNOUNCE_SECONDS:g} s"
-        )
-        answer = self._uplink.publish(topics.CONNECT, payloads.connect(name, self._registry.profile(name)))
-        answer.addCallbacks(
-            lambda code: self._announcement_over(session, name, f"reason code {code}" if code >= 0x80 else ""),
-            _link_down,
-        )
-        return True
+        case = self._examination.case
+        if case is not None:
+            return self._covers(case.row)
+        head = self._ready.head
+        return head is not None and self._flight.held_bytes < HELD_BYTES and self._covers(head)
 
-    def _announcement_over(self, session: int, name: str, why: str) -> None:
-        if session != self._session or name not in self._announcing:
-            return
-        timer = self._announcing.pop(name)
-        if timer.active():
-            timer.cancel()
-        if why:
-            self._events.emit(DeviceNotAnnounced(device=name, why=why))
-        self._announced.add(name)
-        self._pump()
+    def _covers(self, row: Row) -> bool:
+        if row.topic == topics.DISCONNECT:
+            return row.devices[0] not in self._announcements.under_way  # the two must not be mixed up
+        return self._announcements.cover(row.devices)
 
     def _send_next(self, now: float) -> bool:
         """Publish the next row, or the next part of one. False when a rate limit says later."""
-        sent = self._open
+        flight = self._flight
+        sent = flight.open
         if sent is None:
-            row = self._ready.popleft()
-            self._ready_bytes -= len(row.payload)
+            row = self._ready.pop()
             pieces = self._pieces(row)
             if pieces is None:
                 return True
-            sent = self._open = _Sent(row, pieces)
+            sent = flight.open = Sent(row, row.seq in self._retries, pieces)
         row = sent.row
         piece = sent.unsent[0]
-        if not self._may_send(row.topic, piece, now):
+        if not self._may_send(row, piece.devices, piece.points, now):
             return False
         sent.unsent.popleft()
         if not sent.unsent:
-            self._open = None
+            flight.open = None
+        if row.topic == topics.DISCONNECT:
+            self._announcements.gone(row.devices[0])
+        self._publish(sent, row.topic, piece.payload, now)
+        return True
+
+    def _publish(self, sent: Sent, topic: str, payload: bytes, now: float) -> None:
         sent.waiting += 1
         sent.sent_at = now
-        self._publishes += 1
-        self._sent[row.seq] = sent
-        if row.topic == topics.DISCONNECT:
-            self._announced.discard(row.devices[0])
-            self._to_announce.pop(row.devices[0], None)
+        self._flight.publishes += 1
+        self._flight.sent[sent.row.seq] = sent
         if self._puback_timer is None:
             self._puback_timer = self._clock.callLater(PUBACK_SECONDS, self._puback_overdue)
-        session = self._session
-        answer = self._uplink.publish(row.topic, piece.payload, row.seq in self._retries)
-        answer.addCallbacks(self._acknowledged, _link_down, callbackArgs=(session, sent))
+        answer = self._uplink.publish(topic, payload, sent.dup)
+        answer.addCallbacks(self._acknowledged, _link_down, callbackArgs=(self._session, sent))
+
+    def _may_send(self, row: Row, devices: int, points: int, now: float) -> bool:
+        wait = self._budget.send(row.topic, devices, points, now, row.seq <= self._backlog_seq)
+        if wait > 0:
+            self._sleep(wait)
+        return wait <= 0
+
+    def _send_alone(self, now: float) -> bool:
+        """Send the next part of the row under examination, or the first in line. False as for `_send_next`."""
+        examination = self._examination
+        if examination.case is None:
+            head = self._ready.head
+            if head is None or head.seq not in examination.due:
+                return self._send_next(now)  # it has to go first, or is a suspect that goes as a whole
+            row = self._ready.pop()
+            examination.begin(row)
+            self._events.emit(RowExamined(topic=row.topic, devices=_named(row)))
+        case = examination.case
+        if case is None:
+            return True
+        limit = payloads.payload_limit(self._limits, case.row.topic, max(self._max_payload_bytes, 1))
+        while case.todo and len(case.todo[0].payload) > limit:
+            examination.part_too_large()
+        if not case.todo:
+            self._close_case(now)
+            return True
+        part = case.todo[0]
+        if examination.wants_probe and (self._announcements.done or part.devices):
+            name = examination.probe_device(self._announcements.done, part, now)
+            payload = payloads.encode({name: {"connectorName": self._registry.connector(name)}})
+            part = payloads.Part(payload, (name,), 1)
+            row = Row(PROBE_SEQ, topics.ATTRIBUTES, part.payload, part.devices, 0, part.points)
+        else:
+            row = case.row
+        if not self._may_send(row, len(part.devices), part.points, now):
+            return False
+        if row.topic == topics.DISCONNECT:
+            self._announcements.gone(row.devices[0])
+        self._publish(Sent(row, row.seq in self._retries, deque(), alone=True), row.topic, part.payload, now)
         return True
+
+    def _close_case(self, now: float) -> None:
+        """When nothing of the row under examination is left to do: what was bad of it is buried, then it is deleted."""
+        case = self._examination.finish(now)
+        if case is None:
+            return
+        row = case.row
+        letters = case.dead_letters()
+        for letter, reason in letters:
+            size = len(letter.payload)
+            self._events.emit(PartBuried(topic=row.topic, reason=reason, devices=_named(letter), size_bytes=size))
+            self._spool.bury(letter, reason)
+        self._forget(row)
+        if letters and letters[0][0] is row:
+            return
+        self.delivered_rows += 1
+        self.delivered_messages += max(0, row.messages - len(letters))
+        self._spool.delete((row.seq,))
 
     def _pieces(self, row: Row) -> deque[Piece] | None:
         """The row's payload, or several where it was stored under larger limits; None when it went to the dead
@@ -392,67 +458,123 @@ class Forwarder:
         try:
             pieces = split(row.payload, limit, self._max_devices, self._max_points)
         except ValueError as error:
-            self._bury(row, "unreadable", Unsendable(topic=row.topic, why=str(error), devices=_named(row)))
+            self._bury(row, UNREADABLE, Unsendable(topic=row.topic, why=str(error), devices=_named(row)))
             return None
         longest = max([len(piece.payload) for piece in pieces], default=0)
         if pieces and longest <= limit:
             return deque(pieces)
         # Rare twice over: a single value that fitted under the limit of its time and does not fit now.
         why = f"a value in it makes {longest} bytes, and {limit} is the limit" if pieces else "it is empty"
-        self._bury(row, "too_large", Unsendable(topic=row.topic, why=why, devices=_named(row)))
+        self._bury(row, TOO_LARGE, Unsendable(topic=row.topic, why=why, devices=_named(row)))
         return None
 
-    def _acknowledged(self, code: int, session: int, sent: _Sent) -> None:
-        row = sent.row
-        if session != self._session or self._sent.get(row.seq) is not sent:
+    def _acknowledged(self, code: int, session: int, sent: Sent) -> None:
+        flight = self._flight
+        if session != self._session or flight.sent.get(sent.row.seq) is not sent:
             return
-        self._publishes -= 1
+        now = self._clock.seconds()
+        flight.publishes -= 1
         sent.waiting -= 1
         sent.code = max(sent.code, code)
-        if code >= 0x80 and sent.unsent:
-            sent.unsent.clear()  # the rest of a row that is sent again, or never, need not go now
-            self._open = None
-        if not (sent.waiting or sent.unsent):
-            del self._sent[row.seq]
-            if sent.code in RETRY_CODES:
-                self._push_back(row, sent.code)
-            else:
-                self._highest_acknowledged = max(self._highest_acknowledged, row.seq)
-                if sent.code >= 0x80:
-                    self._bury(row, "refused", Refused(topic=row.topic, code=sent.code, devices=_named(row)))
-                else:
-                    self._delivered(sent)
+        if code < 0x80:
+            self._closes = 0
+            self._examination.accepted()
+            if sent.sent_at >= self._resume_at:
+                self._pushed_back = 0  # since the last pause, so that ThingsBoard takes rows again
+        elif sent.unsent:
+            flight.unsend(sent)  # the rest of a row that is sent again, or never, need not go now
+        if sent.alone:
+            self._answered_alone(sent, code, now)
+        elif not (sent.waiting or sent.unsent):
+            self._answered(sent, now)
         self._pump()
-        if self.idle:
-            self._idled()
+        self._tell_if_idle()
 
-    def _delivered(self, sent: _Sent) -> None:
-        row = sent.row
-        if sent.sent_at >= self._resume_at:
-            self._pushed_back = 0  # since the last pause, so that ThingsBoard takes rows again
-        self._retries.pop(row.seq, None)
+    def _answered(self, sent: Sent, now: float) -> None:
+        """All PUBACKs of a row are there."""
+        row, flight = sent.row, self._flight
+        if sent.again:
+            flight.remove(sent)
+            self._come_back(row)
+        elif sent.code in RETRY_CODES:
+            flight.remove(sent)
+            self._push_back(row, sent.code, now)
+        elif sent.code < 0x80:
+            self._highest_acknowledged = max(self._highest_acknowledged, row.seq)
+            self._examination.delivered(row.seq, now)
+            flight.hold(sent)
+        else:
+            self._highest_acknowledged = max(self._highest_acknowledged, row.seq)
+            flight.remove(sent)
+            if sent.code == 0x99 and payloads.parts(row.topic, row.payload):
+                self._examine(row)
+            else:
+                self._bury(row, REFUSED, Refused(topic=row.topic, code=sent.code, devices=_named(row)))
+        for through in flight.release():
+            self._delivered(through)
+
+    def _answered_alone(self, sent: Sent, code: int, now: float) -> None:
+        """PUBACK for a probe or a part of the row under examination."""
+        self._flight.remove(sent)
+        known = code == 0x80 and self._examination.suspicion.condemned(sent.row.devices, RETRIES_EXHAUSTED, now)
+        if sent.row.seq != PROBE_SEQ:
+            self._examination.part_answered(code, now)
+            self._close_case(now)
+        if code in RETRY_CODES and not known:
+            self._pause(code, now)
+
+    def _delivered(self, row: Row) -> None:
+        self._forget(row)
         self.delivered_rows += 1
         self.delivered_messages += row.messages
         self._spool.delete((row.seq,))
 
-    def _bury(self, row: Row, reason: str, event: Event) -> None:
+    def _forget(self, row: Row) -> None:
         self._retries.pop(row.seq, None)
+        self._answers.pop(row.seq, None)
+
+    def _bury(self, row: Row, reason: str, event: Event) -> None:
+        self._forget(row)
+        self._examination.delivered(row.seq, self._clock.seconds())
         self._events.emit(event)
         self._spool.bury(row, reason)
 
-    def _push_back(self, row: Row, code: int) -> None:
+    def _examine(self, row: Row) -> None:
+        """The row is to be taken apart, when it is first in line again."""
+        self._examination.due.add(row.seq)
+        self._come_back(row)
+
+    def _push_back(self, row: Row, code: int, now: float) -> None:
         """ThingsBoard said: later. Everything waits, so that the order is kept."""
+        answers = self._answers[row.seq] = self._answers.get(row.seq, 0) + 1
+        known = self._examination.suspicion.condemned(row.devices, RETRIES_EXHAUSTED, now)
         if self._is_to_blame(row, code):
             strikes = self._retries[row.seq] = self._retries.get(row.seq, 0) + 1
-            if strikes >= (STRIKES if code == 0x83 else TRIES):
-                self._bury(row, "refused", Refused(topic=row.topic, code=code, devices=_named(row)))
-                return
-        self._retries.setdefault(row.seq, 0)
-        self._take_back([row])
-        now = self._clock.seconds()
-        if code == 0x97:
-            self._telemetry_limit.drain(now)
-            self._points_limit.drain(now)
+        else:
+            strikes = 0
+        if payloads.parts(row.topic, row.payload):
+            enough = answers >= (BLAMES if code == 0x83 else TRIES)
+        elif strikes >= (STRIKES if code == 0x83 else TRIES):
+            self._explained_at = now
+            reason = REFUSED if code == 0x83 else RETRIES_EXHAUSTED
+            self._bury(row, reason, Refused(topic=row.topic, code=code, devices=_named(row)))
+            self._examination.suspicion.condemn(row.devices, reason, now)
+            return
+        else:
+            enough = answers >= 2 * TRIES  # nobody else was there to show that it is the row
+        if enough or known:
+            self._examine(row)
+        else:
+            self._come_back(row)
+        if not known or code not in (0x80, 0x97):
+            self._pause(code, now)
+        self._explained_at = now
+
+    def _pause(self, code: int, now: float) -> None:
+        """ThingsBoard cannot take more: nothing is sent for a while, each time for longer."""
+        self._explained_at = now
+        if code in LIMIT_CLOSES:
+            self._budget.drain(now)
         if now >= self._resume_at:
             first, longest = PUSHED_BACK_SECONDS
             pause = min(longest, first * 2**self._pushed_back)
@@ -467,33 +589,11 @@ class Forwarder:
         """
         if code == 0x83:
             return True
-        first_in_line = all(seq > row.seq for seq in self._sent) and not (self._ready and self._ready[0].seq < row.seq)
+        head = self._ready.head
+        first_in_line = all(seq > row.seq for seq in self._flight.sent) and (head is None or head.seq > row.seq)
         return first_in_line and self._highest_acknowledged > row.seq
 
-    # Limits and timers.
-
-    def _may_send(self, topic: str, piece: Piece, now: float) -> bool:
-        if topic == topics.DISCONNECT:
-            return self._may_spend(self._messages_limit, 1, now)
-        if not (self._telemetry_limit or self._points_limit):
-            return True
-        wait = max(
-            self._telemetry_limit.wait_seconds(piece.devices, now), self._points_limit.wait_seconds(piece.points, now)
-        )
-        if wait > 0:
-            self._sleep(wait)
-            return False
-        self._telemetry_limit.spend(piece.devices, now)
-        self._points_limit.spend(piece.points, now)
-        return True
-
-    def _may_spend(self, limiter: RateLimiter, cost: int, now: float) -> bool:
-        wait = limiter.wait_seconds(cost, now)
-        if wait > 0:
-            self._sleep(wait)
-            return False
-        limiter.spend(cost, now)
-        return True
+    # Timers.
 
     def _sleep(self, seconds: float) -> None:
         """Look again after this time, or sooner if something else wants that."""
@@ -510,7 +610,7 @@ class Forwarder:
         """Look at the oldest publish; timers are armed anew rather than one for each publish."""
         self._puback_timer = None
         now = self._clock.seconds()
-        ages = [(now - sent.sent_at, sent) for sent in self._sent.values() if sent.waiting]
+        ages = [(now - sent.sent_at, sent) for sent in self._flight.sent.values() if sent.waiting]
         if not ages:
             return
         oldest, sent = max(ages, key=lambda entry: entry[0])
@@ -519,21 +619,23 @@ class Forwarder:
             return
         self._events.emit(NotAcknowledgedInTime(topic=sent.row.topic, seconds=PUBACK_SECONDS))
         for age, sent in ages:
-            if age >= PUBACK_SECONDS - 0.001 and self._highest_acknowledged > sent.row.seq:
+            if not sent.alone and age >= PUBACK_SECONDS - 0.001 and self._highest_acknowledged > sent.row.seq:
                 # The server works, and answers others: this payload itself may be what it never answers (fact 6).
                 self._strike(sent)
+        self._overdue = True
         self._uplink.disrupt("a PUBACK did not come")
 
-    def _strike(self, sent: _Sent) -> None:
+    def _strike(self, sent: Sent) -> None:
         row = sent.row
         strikes = self._retries[row.seq] = self._retries.get(row.seq, 0) + 1
-        if strikes >= STRIKES:
-            del self._sent[row.seq]
-            self._publishes -= sent.waiting
-            if self._open is sent:
-                self._open = None
-            never = NeverAcknowledged(topic=row.topic, times=strikes, devices=_named(row))
-            self._bury(row, "never_acknowledged", never)
+        if strikes < STRIKES:
+            return
+        if payloads.parts(row.topic, row.payload):
+            self._examination.due.add(row.seq)
+            return
+        self._flight.remove(sent)
+        never = NeverAcknowledged(topic=row.topic, times=strikes, devices=_named(row))
+        self._bury(row, NEVER_ACKNOWLEDGED, never)
 
     def _cancel_timers(self) -> None:
         for timer in (self._wake, self._puback_timer):
@@ -541,33 +643,11 @@ class Forwarder:
                 timer.cancel()
         self._wake = self._puback_timer = None
 
-    # Reading from the store.
-
-    def _fetch(self) -> None:
-        self._fetching = True
-        known = self._spool.last_seq
-        rows = self._spool.fetch(self._tail_seq, FETCH_BYTES)
-        rows.addCallbacks(self._fetched, self._not_fetched, callbackArgs=(known,))
-
-    def _fetched(self, rows: list[Row], known: int) -> None:
-        self._fetching = False
-        for row in rows:
-            if row.seq > self._tail_seq:  # some may have been dropped for room meanwhile
-                self._ready.append(row)
-                self._ready_bytes += len(row.payload)
-        if rows:
-            self._tail_seq = max(self._tail_seq, rows[-1].seq)
-        else:
-            self._tail_seq = max(self._tail_seq, known)
-        self._lagging = self._tail_seq < self._spool.last_seq
+    def _fetched(self) -> None:
+        """The store was read."""
         if self._up:
             self._pump()
             self._tell_if_idle()
-
-    def _not_fetched(self, failure: Failure) -> None:
-        # The spool has told its own listener what broke; there is nothing to add, and nothing more will come.
-        failure.trap(StoreError)
-        self._fetching = False
 
 
 _SPLIT = {topics.TELEMETRY: payloads.split_telemetry, topics.ATTRIBUTES: payloads.split_attributes}

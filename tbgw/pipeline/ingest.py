@@ -32,6 +32,7 @@ from tbgw.pipeline.internal_events import (
     DeviceDenied,
     DeviceUnnameable,
     RegistryFault,
+    ReportKeysFull,
     SourcesPaused,
     SourcesResumed,
     ValueTooLarge,
@@ -121,7 +122,7 @@ class Ingest:
         self._appended = appended
         self._link_idle = link_idle
         self._allows = allows
-        self._report = ReportFilter()
+        self._report = ReportFilter(self._not_remembered)
         self._report_timer: IDelayedCall | None = None
         self._receipt = Receipt()
         self._flush_timer: IDelayedCall | None = None
@@ -334,6 +335,9 @@ class Ingest:
             self._report_timer = self._clock.callLater(max(0.0, due - self._clock.seconds()), self._report_due)
         elif self._report_timer.getTime() > due + 0.0005:
             self._report_timer.reset(max(0.0, due - self._clock.seconds()))
+
+    def _not_remembered(self, device: Device, key: str) -> None:
+        self._events.emit(ReportKeysFull(connector=device.connector, device=device.name, keys=len(self._report)))
 
     def _report_due(self) -> None:
         self._report_timer = None

@@ -62,6 +62,20 @@ class ValueTooLarge(Event):
 
 
 @dataclass(frozen=True)
+class ReportKeysFull(Event):
+    """A value whose report strategy is not kept, because as many keys are remembered as may be."""
+
+    connector: str
+    device: str
+    keys: int
+    level = LogLevel.warn
+    counter = "report_keys_full"
+    label = "connector"
+    limited = True
+    text = "{keys} keys have a report strategy, the most that are remembered: others, of {device!r}, go on as they come"
+
+
+@dataclass(frozen=True)
 class SourcesPaused(Event):
     """Connectors were told to stop reading."""
 
@@ -114,6 +128,33 @@ class Unsendable(Event):
     counter = "rows_unsendable"
     limited = True
     text = "a stored payload on {topic} ({devices}) cannot be sent: {why}; moved to the dead letters"
+
+
+@dataclass(frozen=True)
+class RowExamined(Event):
+    """A payload that ThingsBoard does not take is about to be sent in parts, one by one."""
+
+    topic: str
+    devices: str
+    level = LogLevel.warn
+    counter = "rows_examined"
+    limited = True
+    text = "ThingsBoard does not take a payload on {topic} ({devices}): sending it in parts to find out what is wrong"
+
+
+@dataclass(frozen=True)
+class PartBuried(Event):
+    """A part of a payload that ThingsBoard does not take; it went to the dead letters, the rest was delivered."""
+
+    topic: str
+    reason: str
+    devices: str
+    size_bytes: int
+    level = LogLevel.error
+    counter = "parts_buried"
+    label = "reason"
+    limited = True
+    text = "{size_bytes} bytes on {topic} of {devices} cannot be delivered ({reason}); moved to the dead letters"
 
 
 @dataclass(frozen=True)

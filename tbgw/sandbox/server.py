@@ -63,6 +63,9 @@ MAX_WAITING = 1000
 MAX_PACKET_BYTES = 65536 + 4
 """ThingsBoard's limit is a remaining length of 65536, before which a fixed header of four bytes goes (1.6)."""
 
+_OPTIONS = ServerOptions(max_packet_bytes=MAX_PACKET_BYTES, announce_limits=False)
+"""ThingsBoard's CONNACK bears no properties on MQTT 5 (1.3): nothing is announced."""
+
 OnPublish = Callable[[str, str, bytes], None]
 
 
@@ -139,7 +142,7 @@ class Endpoint:
         if len(self._connections) >= self._max_connections:
             self._events.emit(ClientRefused(peer=peer, why="too many connections"))
             return None
-        protocol = MQTTServerProtocol(ServerOptions(max_packet_bytes=MAX_PACKET_BYTES), self, self._clock)
+        protocol = MQTTServerProtocol(_OPTIONS, self, self._clock)
         self._connections[protocol] = peer
         return protocol
 

@@ -17,6 +17,7 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from tbgw.model import RateLimit, SessionLimits, Value
+from tbgw.thingsboard import topics
 
 PACKET_OVERHEAD_BYTES = 16
 """What a PUBLISH holds beside topic and payload within its remaining length: topic length, packet id, v5 property
@@ -111,6 +112,15 @@ def connect(device: str, profile: str) -> bytes:
 def disconnect(device: str) -> bytes:
     """`v1/gateway/disconnect`."""
     return encode({"device": device})
+
+
+def disconnect_reason(payload: bytes) -> int | None:
+    """The reason in a `v1/gateway/disconnect` that ThingsBoard sends (spec thingsboard-mqtt, 3.9); None if unclear."""
+    try:
+        reason = decode(payload)["reason"]
+    except (ValueError, TypeError, LookupError):
+        return None
+    return reason if isinstance(reason, int) and not isinstance(reason, bool) else None
 
 
 def payload_limit(limits: SessionLimits, topic: str, configured_bytes: int) -> int:
@@ -220,6 +230,68 @@ def fragments(
     ]
 
 
+MOST_PARTS = 32
+"""Into how many parts `parts` cuts at once: a single culprit among 1,000 is found in two cuts and some 60 publishes."""
+
+
+class Part(NamedTuple):
+    """A part of a stored payload that is sent by itself, because something in the whole is suspect."""
+
+    payload: bytes
+    devices: tuple[str, ...]
+    points: int
+
+
+def parts(topic: str, payload: bytes) -> list[Part]:
+    """
+    A gateway payload cut into at most `MOST_PARTS` smaller ones, in order: between devices; between the elements, if it
+    speaks of one device only; between the keys, if of one instant only. Empty for what cannot be cut any further, or is
+    not what `topic` says.
+    """
+    try:
+        if topic == topics.TELEMETRY:
+            return _telemetry_parts(decode(payload))
+        return _attributes_parts(decode(payload)) if topic == topics.ATTRIBUTES else []
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return []
+
+
+def _telemetry_parts(root: Any) -> list[Part]:
+    if len(root) > 1:
+        return [
+            Part(encode(dict(some)), tuple([name for name, _ in some]), sum([_points(part) for _, part in some]))
+            for some in _groups(list(root.items()))
+        ]
+    ((name, elements),) = root.items()
+    if len(elements) > 1:
+        return [Part(encode({name: some}), (name,), _points(some)) for some in _groups(elements)]
+    (element,) = elements
+    cut = _groups(list(element["values"].items()))
+    return [Part(encode({name: [{**element, "values": dict(some)}]}), (name,), len(some)) for some in cut]
+
+
+def _attributes_parts(root: Any) -> list[Part]:
+    if len(root) > 1:
+        return [
+            Part(encode(dict(some)), tuple([name for name, _ in some]), sum([len(part) for _, part in some]))
+            for some in _groups(list(root.items()))
+        ]
+    ((name, values),) = root.items()
+    return [Part(encode({name: dict(some)}), (name,), len(some)) for some in _groups(list(values.items()))]
+
+
+def _points(elements: Any) -> int:
+    return sum([len(element["values"]) for element in elements])
+
+
+def _groups(items: list[Any]) -> list[list[Any]]:
+    """At most `MOST_PARTS` runs of near equal length; none where there is nothing to cut."""
+    if len(items) < 2:
+        return []
+    size = -(-len(items) // MOST_PARTS)
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def session_limits_request() -> bytes:
     """The client-side RPC that asks for the limits of this session (spec thingsboard-mqtt, 6.3)."""
     return b'{"method":"getSessionLimits","params":{}}'
@@ -288,4 +360,5 @@ def parse_session_limits(payload: bytes) -> SessionLimits | None:
         messages=messages,
         telemetry=telemetry,
         points=points,
+        announced=True,
     )

@@ -12,7 +12,7 @@ ClientService's counter goes back to zero with every TCP connection, whatever be
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from twisted.application.internet import ClientService
@@ -27,8 +27,16 @@ from tbgw.errors import LinkDown
 from tbgw.interfaces import IStatusSource, IUplink, IUplinkListener
 from tbgw.internal_events import Events
 from tbgw.model import SessionLimits
-from tbgw.mqtt import ClientOptions, ConnectionRefused, LocalProtocolError, MQTTClientProtocol
-from tbgw.uplink.internal_events import CredentialsRefused, LinkFailed, LinkLost, LinkUp
+from tbgw.mqtt import ClientOptions, ConnectionRefused, LocalProtocolError, MQTTClientProtocol, ServerDisconnected
+from tbgw.mqtt.versions import VersionChoice
+from tbgw.uplink.internal_events import (
+    CredentialsRefused,
+    LinkFailed,
+    LinkLost,
+    LinkUp,
+    OtherVersion,
+    SessionTakenOver,
+)
 from tbgw.uplink.session import Session
 
 FIRST_RETRY_SECONDS = 1.0
@@ -44,8 +52,15 @@ LONGEST_CREDENTIALS_RETRY_SECONDS = 300.0
 REFUSED_CREDENTIALS = frozenset({2, 4, 5, 0x85, 0x86, 0x87})
 """CONNACK codes that speak of who we are: 2, 4, 5 on MQTT 3.1.1, the others on 5.0 (spec thingsboard-mqtt, 1.2)."""
 
-INFLIGHT_RESERVE = 200
-"""Publishes the protocol may hold beyond the forwarder's window: announcements whose PUBACK never comes."""
+INFLIGHT_RESERVE = 2000
+"""Publishes the protocol may hold beyond the forwarder's window: announcements whose PUBACK never comes, and answers to
+commands. They are small."""
+
+OTHER_VERSION_SECONDS = 0.1
+"""Delay before MQTT 3.1.1 is tried where 5 was refused: it says nothing against the server."""
+
+TAKEN_OVER = 0x8E
+"""DISCONNECT code for a newer session of the same device: somebody else uses our credentials (Appendix A rule 12)."""
 
 STABLE_SECONDS = 10.0
 """A session that lived this long counts as a success: the delays begin from the first again."""
@@ -109,6 +124,7 @@ class Uplink(Service):
         events: Events,
         jitter: Callable[[], float],
         keep_alive_seconds: int = 60,
+        versions: VersionChoice | None = None,
     ) -> None:
         self._where = where
         self._clock = clock
@@ -122,10 +138,13 @@ class Uplink(Service):
             max_inflight=SessionLimits().max_inflight + INFLIGHT_RESERVE,
             tolerate_packet_id_zero=True,  # ThingsBoard's 65536th push bears it (spec thingsboard-mqtt, 2.9)
         )
+        self._versions = versions if versions is not None else VersionChoice()
         self._listener: IUplinkListener | None = None
         self._client = ClientService(
-            _Dialling(endpoint, self._dialled), _Factory(self._build), retryPolicy=lambda attempts:
-            self._next_delay(), clock=clock
+            _Dialling(endpoint, self._dialled),
+            _Factory(self._build),
+            retryPolicy=lambda attempts: self._next_delay(),
+            clock=clock,
         )
         self._protocol: MQTTClientProtocol | None = None
         self.connected = False
@@ -184,6 +203,11 @@ class Uplink(Service):
 
     # What sessions tell.
 
+    def session_accepted(self, session: Session) -> None:
+        """CONNACK said yes."""
+        if session is self._session:
+            self._versions.accepted()
+
     def session_ready(self, session: Session, limits: SessionLimits) -> None:
         """Subscribed, limits known: the link is up."""
         if session is not self._session:
@@ -194,6 +218,7 @@ class Uplink(Service):
         self._events.emit(
             LinkUp(
                 where=self._where,
+                version="5" if self._protocol is not None and self._protocol.protocol_version == 5 else "3.1.1",
                 limits=f"packets up to {limits.max_payload_bytes} bytes, {limits.max_inflight} in flight",
             )
         )
@@ -217,11 +242,22 @@ class Uplink(Service):
             if was_up and self._listener is not None:
                 self._listener.link_down()
             return
+        if self._versions.failed(reason):
+            self._delay = OTHER_VERSION_SECONDS
+            self._events.emit(OtherVersion(where=self._where, why=why))
+            return
         code = int(reason.connack.reason_code) if isinstance(reason, ConnectionRefused) else 0
         if code in REFUSED_CREDENTIALS:
             self._credential_failures += 1
             self._plan_delay()
             self._events.emit(CredentialsRefused(where=self._where, code=code, retry_seconds=self._delay))
+            return
+        if isinstance(reason, ServerDisconnected) and reason.reason_code == TAKEN_OVER:
+            self._credential_failures += 1
+            self._plan_delay()
+            self._events.emit(SessionTakenOver(where=self._where, retry_seconds=self._delay))
+            if was_up and self._listener is not None:
+                self._listener.link_down()
             return
         self._credential_failures = 0
         if was_up and self._clock.seconds() - self._up_since >= STABLE_SECONDS:
@@ -240,7 +276,8 @@ class Uplink(Service):
     def _build(self) -> MQTTClientProtocol:
         self._why = ""
         self._session = Session(self, self._clock, self._events)
-        self._protocol = MQTTClientProtocol(self._options, self._session, self._clock)
+        options = replace(self._options, protocol_version=self._versions.next())
+        self._protocol = MQTTClientProtocol(options, self._session, self._clock)
         return self._protocol
 
     def _dialled(self, failure: Failure | None) -> None:

@@ -14,9 +14,10 @@ class LinkUp(Event):
     """A session is ready."""
 
     where: str
+    version: str
     limits: str
     counter = "sessions"
-    text = "connected to ThingsBoard at {where}; {limits}"
+    text = "connected to ThingsBoard at {where} with MQTT {version}; {limits}"
 
 
 @dataclass(frozen=True)
@@ -88,4 +89,28 @@ class ServerUnverified(Event):
     text = (
         "the certificate of ThingsBoard is NOT verified: whoever sits on the way can read and change everything; "
         "remove thingsboard.security.dangerouslyAcceptAnyServerCertificate"
+    )
+
+
+@dataclass(frozen=True)
+class OtherVersion(Event):
+    """The server does not take MQTT 5; the next attempt is made with 3.1.1."""
+
+    where: str
+    why: str
+    counter = "mqtt_version_refused"
+    text = "ThingsBoard at {where} does not take MQTT 5 ({why}); trying 3.1.1"
+
+
+@dataclass(frozen=True)
+class SessionTakenOver(Event):
+    """Another session with the same credentials ended ours."""
+
+    where: str
+    retry_seconds: float
+    level = LogLevel.error
+    counter = "sessions_taken_over"
+    text = (
+        "ThingsBoard at {where} ended the session because another one came with the same credentials: is a second "
+        "gateway running with this token? Next try in {retry_seconds:.0f} s"
     )

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LIMITS_SECONDS = 5.0
 """How long the answer to `getSessionLimits` may take (spec thingsboard-mqtt, Appendix A rule 3)."""
 
+SUBACK_SECONDS = 20.0
+"""How long the SUBACK may take: as long as CONNACK, because a server that answers one and not the other is broken."""
+
 _REQUEST_ID = 1
 _REQUEST_TOPIC = f"{topics.DEVICE_RPC_REQUEST}{_REQUEST_ID}"
 _RESPONSE_TOPIC = f"{topics.DEVICE_RPC_RESPONSE}{_REQUEST_ID}"
@@ -44,10 +47,17 @@ class Session:
     def connected(self, protocol: MQTTClientProtocol, connack: ConnAck) -> None:
         """See `IClientListener.connected`."""
         self._protocol = protocol
+        self._uplink.session_accepted(self)
+        self._timer = self._clock.callLater(SUBACK_SECONDS, self._no_suback)
         granted = protocol.subscribe([(topic, 1) for topic in topics.GATEWAY_SUBSCRIPTIONS])
         granted.addCallbacks(self._subscribed, _over)
 
+    def _no_suback(self) -> None:
+        self._timer = None
+        self._uplink.disrupt(f"no SUBACK within {SUBACK_SECONDS:g} s")
+
     def _subscribed(self, codes: list[int]) -> None:
+        self._stop_timer()
         for topic, code in zip(topics.GATEWAY_SUBSCRIPTIONS, codes, strict=False):
             if code >= 0x80:
                 self._events.emit(SubscriptionRefused(topic=topic))

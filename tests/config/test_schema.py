@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tbgw.config.schema import config_section, read_section, report_strategy, resolve
-from tbgw.model import ON_RECEIVED, ReportStrategy, ReportType
+from tbgw.model import ON_RECEIVED, Aggregation, ReportStrategy, ReportType
 from tests.config.fakes import FolderCase, tree
 
 ON_CHANGE = ReportStrategy(ReportType.ON_CHANGE)
@@ -90,9 +90,33 @@ class ReportStrategyTests(FolderCase):
         self.assertEqual(self.read(value), EVERY_MINUTE)
         self.assertEqual(self.lines(), [])
 
+    def test_ttl_deadband_aggregation(self):
+        """ttl is in seconds, a deadband is any number, an aggregation is a word in either case."""
+        self.assertEqual(
+            self.strategy(type="ON_REPORT_PERIOD", reportPeriod=60000, ttl=7, aggregationFunction="avg"),
+            ReportStrategy(ReportType.ON_REPORT_PERIOD, 60000, 7.0, 0.0, Aggregation.AVG),
+        )
+        self.assertEqual(
+            self.strategy(type="ON_CHANGE", deadband=0.5), ReportStrategy(ReportType.ON_CHANGE, deadband=0.5)
+        )
+        self.assertEqual(
+            self.strategy(type="ON_CHANGE_THROTTLED", reportPeriod=5000, deadband=1),
+            ReportStrategy(ReportType.ON_CHANGE_THROTTLED, 5000, deadband=1.0),
+        )
+        self.assertEqual(self.lines(), [])
+
+    def test_bad_deadband_and_aggregation(self):
+        """What is none is a fault."""
+        for wrong in (-1, "1", True, 1e16):
+            self.strategy(type="ON_CHANGE", deadband=wrong)
+        for wrong in ("MEDIAN", "", 5):
+            self.strategy(type="ON_REPORT_PERIOD", reportPeriod=5, aggregationFunction=wrong)
+        self.assertEqual(len(self.faults()), 7)
+
     def test_keys_without_effect(self):
-        """ttl and aggregationFunction are known and named."""
+        """A deadband where nothing is compared, and an aggregation without a period to itself, are named."""
         self.assertEqual(self.strategy(type="ON_CHANGE", ttl=86400, aggregationFunction="AVG"), ON_CHANGE)
+        self.assertEqual(self.strategy(type="ON_REPORT_PERIOD", reportPeriod=60000, deadband=1), EVERY_MINUTE)
         self.assertEqual(self.faults(), [])
         self.assertEqual(len(self.lines()), 2)
 

@@ -12,6 +12,7 @@ from tbgw.config.values import Secret
 from tests.config.fakes import TOKEN, FolderCase, key_pair, tree
 
 PLACEHOLDERS = (
+    "PUT_YOUR_GW_ACCESS_TOKEN_HERE",
     "",
     "   ",
     "YOUR_ACCESS_TOKEN",

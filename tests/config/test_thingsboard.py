@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tbgw.config.findings import Severity
-from tbgw.config.thingsboard import DefaultLimit, ThingsBoardSection, read_thingsboard
-from tbgw.model import RateLimit
+from tbgw.config.thingsboard import DefaultLimit, ThingsBoardSection, read_thingsboard, session_limits
+from tbgw.model import RateLimit, SessionLimits
 from tests.config.fakes import TOKEN, FolderCase, tree
 
 
@@ -117,7 +117,43 @@ class ThingsBoardTests(FolderCase):
             self.read(deviceDpRateLimits="DEFAULT_TELEMETRY_DP_RATE_LIMIT").device_dp_rate_limits,
             DefaultLimit.TELEMETRY_DATA_POINTS,
         )
-        self.assertEqual(self.faults(), [])
+        self.assertEqual([line for line in self.lines() if "imit" in line], [])
+
+    def test_limits_of_a_session(self):
+        """What is announced and what is configured hold together, each of the six in its place."""
+        keys = ["messagesRateLimits", "rateLimits", "dpRateLimits"]
+        keys += ["deviceMessagesRateLimits", "deviceRateLimits", "deviceDpRateLimits"]
+        found = self.read(host="example.org", **{key: f"{place}:9" for place, key in enumerate(keys, 1)})
+        announced = SessionLimits(1000, 7, telemetry=(RateLimit(100, 1.0), RateLimit(50, 60.0)), announced=True)
+        limits = session_limits(found, announced)
+        self.assertEqual((limits.max_payload_bytes, limits.max_inflight), (1000, 7))
+        own = (limits.own_messages, limits.own_telemetry, limits.own_points)
+        children = (limits.messages, limits.telemetry, limits.points)
+        for place, group in enumerate((*own, *children), 1):
+            self.assertIn(RateLimit(place, 9.0), group)
+        self.assertEqual(limits.telemetry, (RateLimit(100, 1.0), RateLimit(50, 60.0), RateLimit(5, 9.0)))
+
+    def test_default_limits(self):
+        """The words stand for limits on the public servers only, and only as long as ThingsBoard announces nothing."""
+        messages = (RateLimit(10, 1.0), RateLimit(60, 60.0))
+        points = (RateLimit(10, 1.0), RateLimit(300, 60.0))
+        for host, public in (
+            ("thingsboard.cloud", True),
+            ("EU.ThingsBoard.Cloud", True),
+            ("demo.thingsboard.io", True),
+            ("tb.cloud.example.org", True),
+            ("mqtt.example.cloud", False),
+            ("tb.example.org", False),
+            ("thingsboard.io", False),
+        ):
+            limits = session_limits(self.read(host=host), SessionLimits())
+            expected = (messages, messages, points) * 2 if public else ((),) * 6
+            own = (limits.own_messages, limits.own_telemetry, limits.own_points)
+            self.assertEqual((*own, limits.messages, limits.telemetry, limits.points), expected, host)
+        found = self.read(host="thingsboard.cloud", deviceRateLimits="5:1")
+        self.assertEqual(session_limits(found, SessionLimits()).telemetry, (RateLimit(5, 1.0),))
+        self.assertEqual(session_limits(found, SessionLimits(announced=True)).messages, ())
+        self.assertEqual(session_limits(found, SessionLimits(announced=True)).telemetry, (RateLimit(5, 1.0),))
 
     def test_bad_rate_limits(self):
         """What is no limit is a fault."""
@@ -143,6 +179,13 @@ class ThingsBoardTests(FolderCase):
         self.assertIn("security: is missing: there are no credentials", self.faults()[0])
 
     def test_proxy(self):
-        """A proxy is not supported, which is a warning: the gateway then connects directly."""
-        self.read(proxy_host="10.0.0.1", proxy_port=3128)
-        self.assertEqual(len(self.lines(Severity.WARNING)), 1)
+        """The proxy's host and port; the port has the usual default."""
+        section = self.read(proxy_host="10.0.0.1")
+        self.assertEqual((section.proxy_host, section.proxy_port), ("10.0.0.1", 3128))
+        self.assertEqual(self.read(proxy_host="10.0.0.1", proxy_port=8080).proxy_port, 8080)
+        self.assertEqual(self.lines(Severity.WARNING), [])
+
+    def test_mqtt_version(self):
+        """The version of MQTT can be fixed; else 5 is tried first."""
+        self.assertEqual(self.read().mqtt_version, "auto")
+        self.assertEqual(self.read(mqttVersion="3.1.1").mqtt_version, "3.1.1")

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbgw.mqtt.codec import encode
-from tbgw.mqtt.connection import MAX_HELD_BYTES, MAX_PENDING_REQUESTS, REPLY_HEADROOM_BYTES, Connection
+from tbgw.mqtt.connection import Connection
 from tbgw.mqtt.errors import (
     ClientDisconnected,
     ConnectionRefused,
@@ -29,6 +29,7 @@ from tbgw.mqtt.events import (
     UnsubscribeReceived,
 )
 from tbgw.mqtt.options import ClientOptions, ServerOptions
+from tbgw.mqtt.outgoing import MAX_HELD_BYTES, MAX_PENDING_REQUESTS, REPLY_HEADROOM_BYTES
 from tbgw.mqtt.packets import (
     ConnAck,
     Connect,
@@ -345,15 +346,6 @@ class ReceivingTests(SynchronousTestCase):
         (event,) = server().receive_data(raw, 1.0)
         self.assertIsInstance(event, Terminated)
 
-    def test_qos_2(self):
-        """Not here yet: the connection ends with the code that says so."""
-        raw = spelt(Publish(topic="a", payload=b"", qos=2, packet_id=1))
-        for connection in (client(), server()):
-            (event,) = connection.receive_data(raw, 1.0)
-            assert isinstance(event, Terminated)
-            assert isinstance(event.reason, RemoteProtocolError)
-            self.assertEqual(event.reason.reason_code, ReasonCode.QOS_NOT_SUPPORTED)
-
 
 class PublishTests(SynchronousTestCase):
     """Sending messages, their ids and their window; the same for both roles."""
@@ -433,8 +425,8 @@ class PublishTests(SynchronousTestCase):
             {"topic": "a/+"},
             {"topic": ""},
             {"topic": "\ud800"},
-            {"qos": 2},
             {"qos": 3},
+            {"qos": -1},
             {"qos": 0, "dup": True},
         ):
             with self.assertRaises(LocalProtocolError):
@@ -539,9 +531,9 @@ class SubscribeTests(SynchronousTestCase):
         self.assertIn("MQTT-3.8.4-5", str(event.reason))
 
     def test_refused_locally(self):
-        """Illegal filters, no filters, QoS 2 for now, too many at once, and a server that subscribes."""
+        """Illegal filters, no filters, too many at once, and a server that subscribes."""
         connection = client()
-        for filters in ([], [("a#", 0)], [("", 0)], [("a", 2)], [("a", 3)]):
+        for filters in ([], [("a#", 0)], [("", 0)], [("a", 3)]):
             self.assertRaises(LocalProtocolError, connection.subscribe, filters, now=1.0)
         self.assertRaises(LocalProtocolError, connection.unsubscribe, [], now=1.0)
         self.assertEqual(connection.data_to_send(), b"")

@@ -283,11 +283,12 @@ class PahoTests(TestCase):
     async def setUp(self) -> None:  # type: ignore[override]  # trial runs coroutines too
         self.record = ServerRecord()
         self.protocols: list[MQTTServerProtocol] = []
-        listener, protocols = self.record, self.protocols
+        self.options = ServerOptions()
+        listener, protocols, test = self.record, self.protocols, self
 
         class ServerFactory(Factory):
             def buildProtocol(self, addr):
-                protocols.append(MQTTServerProtocol(ServerOptions(), listener, reactor))
+                protocols.append(MQTTServerProtocol(test.options, listener, reactor))
                 return protocols[-1]
 
         self.listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(ServerFactory())
@@ -362,7 +363,8 @@ class PahoTests(TestCase):
         self.assertEqual(str(await told["connect"]), "Not authorized")
 
     async def test_version_5_is_refused(self):
-        """A client of MQTT 5 gets the return code that says so."""
+        """A server that is told to speak 3.1.1 only says so in a way that a client of MQTT 5 understands."""
+        self.options = ServerOptions(protocol_versions=(4,))
         client, told = self.paho(protocol=MQTTv5, reconnect_on_failure=False)
         self.start(client)
         self.assertNotEqual((await told["connect"]).value, 0)

@@ -69,13 +69,15 @@ class RegistryTests(Base):
         registry.gone("A")
         self.assertTrue(registry.dirty)
         self.assertEqual(list(registry.present()), ["B"])
-        registry.snapshot()
+        flags = {name: entry["disconnected"] for name, entry in json.loads(registry.snapshot()).items()}
+        self.assertEqual(flags, {"A": True, "B": False})
         registry.gone("A")
         registry.gone("unknown")
         self.assertFalse(registry.dirty)
         self.assertFalse(registry.seen(a))
         self.assertTrue(registry.dirty)
         self.assertEqual(list(registry.present()), ["A", "B"])
+        self.assertIs(json.loads(registry.snapshot())["A"]["disconnected"], False)
 
     def test_changes_are_noted(self):
         """Another connector or another profile in the configuration makes the file due for writing."""
@@ -85,6 +87,8 @@ class RegistryTests(Base):
             registry.snapshot()
             self.assertFalse(registry.seen(device))
             self.assertTrue(registry.dirty)
+        entry = json.loads(registry.snapshot())["A"]
+        self.assertEqual((entry["connectorName"], entry["deviceType"]), ("Line 5", "boiler"))
         self.assertEqual(registry.profile("A"), "boiler")
 
     def test_round_trip(self):

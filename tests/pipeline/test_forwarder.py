@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -15,17 +16,17 @@ from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.model import Device, Draft, RateLimit, Row, SessionLimits
 from tbgw.pipeline import forwarder as module
+from tbgw.pipeline import ready as ready_module
+from tbgw.pipeline.announcements import ANNOUNCE_SECONDS
 from tbgw.pipeline.devices import DeviceRegistry
 from tbgw.pipeline.forwarder import (
-    ANNOUNCE_SECONDS,
-    FETCH_BYTES,
     MAX_WINDOW,
     PUBACK_SECONDS,
-    READY_BYTES,
     STRIKES,
     TRIES,
     Forwarder,
 )
+from tbgw.pipeline.ready import FETCH_BYTES, READY_BYTES
 from tbgw.thingsboard import payloads, topics
 from tests.fakes import FakeSpool, FakeUplink, Sent
 from tests.pipeline.test_ingest import MemoryRegistry
@@ -59,7 +60,7 @@ class Bench:
         self.number = 0
         self.forwarder = self.build(max_payload_bytes)
 
-    def build(self, max_payload_bytes: int = 60_000) -> Forwarder:
+    def build(self, max_payload_bytes: int = 60_000, backlog_share: float = 1.0) -> Forwarder:
         forwarder = Forwarder(
             self.spool,
             self.uplink,
@@ -70,6 +71,7 @@ class Bench:
             idled=self._idled,
             limits_changed=self.limits.append,
             message_received=lambda topic, payload: self.received.append((topic, payload)),
+            backlog_share=backlog_share,
         )
         self.uplink.set_listener(forwarder)
         self.spool.set_listeners(_Nobody(), forwarder, lambda error: None)
@@ -194,20 +196,42 @@ class DeliveryTests(Base):
         self.assertEqual(bench.spool.stored, {})
 
     def test_pubacks_out_of_order(self):
-        """PUBACKs in any order delete the rows they are for."""
+        """PUBACKs may come in any order; a row is deleted when all that were sent before it have theirs, too."""
         bench = self.bench
         bench.start("A")
-        rows = bench.say(3)
-        for number in (3, 1, 2):
-            bench.uplink.acknowledge(bench.waiting(number))
-        self.assertEqual(bench.spool.deleted, [rows[2].seq, rows[0].seq, rows[1].seq])
+        one, two, three = bench.say(3)
+        bench.uplink.acknowledge(bench.waiting(3))
+        self.assertEqual(bench.spool.deleted, [])
+        bench.uplink.acknowledge(bench.waiting(1))
+        self.assertEqual(bench.spool.deleted, [one.seq])
+        bench.uplink.acknowledge(bench.waiting(2))
+        self.assertEqual(bench.spool.deleted, [one.seq, two.seq, three.seq])
+        self.assertTrue(bench.forwarder.idle)
+
+    def test_held_rows_are_bounded(self):
+        """Rows that wait for a PUBACK before theirs take no more memory than what is kept ready."""
+        self.patch(module, "HELD_BYTES", 3000)
+        bench = self.bench
+        bench.start("A", limits=SessionLimits(max_inflight=5))
+        bench.say(40, size=500)
+        for _ in range(30):
+            later = [sent for sent in bench.uplink.waiting if number_of(sent) > 1]
+            if later:
+                bench.uplink.acknowledge(later[0])
+        self.assertLess(bench.forwarder._flight.held_bytes, 3000 + 4 * 600)
+        self.assertLess(len(bench.numbers()), 40)
+        bench.finish()
+        self.assertEqual(bench.numbers(), list(range(1, 41)))
 
     def test_resent_after_a_lost_session(self):
-        """What was without PUBACK goes again first, in its order, marked as duplicates; nothing else is marked."""
+        """
+        What was without PUBACK goes again first, in its order, marked as duplicates, and so does what was acknowledged
+        after it: else an older value would be the last that ThingsBoard hears. Nothing else goes again or is marked.
+        """
         bench = self.bench
         bench.start("A")
         bench.say(5)
-        for number in (2, 4):
+        for number in (1, 3):
             bench.uplink.acknowledge(bench.waiting(number))
         bench.uplink.down()
         bench.say(2)
@@ -215,7 +239,7 @@ class DeliveryTests(Base):
         bench.uplink.acknowledge_announcements()
         self.assertEqual(
             [(number_of(sent), sent.dup) for sent in bench.uplink.data(2)],
-            [(1, True), (3, True), (5, True), (6, False), (7, False)],
+            [(2, True), (3, True), (4, True), (5, True), (6, False), (7, False)],
         )
         bench.finish()
         self.assertEqual(bench.spool.stored, {})
@@ -230,6 +254,8 @@ class DeliveryTests(Base):
         bench.uplink.waiting.clear()
         bench.uplink.down()
         bench.uplink.up()
+        bench.uplink.acknowledge_announcements()
+        self.assertEqual(bench.numbers(), [1, 1])
         old.answer.callback(0)
         self.assertEqual(bench.spool.deleted, [])
         bench.finish()
@@ -463,8 +489,8 @@ class MemoryTests(Base):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(module, "READY_BYTES", 2000)
-        self.patch(module, "FETCH_BYTES", 1000)
+        self.patch(ready_module, "READY_BYTES", 2000)
+        self.patch(ready_module, "FETCH_BYTES", 1000)
 
     def test_constants(self):
         """Two fetches fill what is kept ready, so that fetching never goes beyond it."""
@@ -478,13 +504,13 @@ class MemoryTests(Base):
             bench.say(50, size=20)
             bench.uplink.acknowledge()
             bench.spool.run()
-            self.assertLessEqual(bench.forwarder._ready_bytes, 2000)
+            self.assertLessEqual(bench.forwarder._ready.bytes, 2000)
             bench.restart_session()
-            self.assertLessEqual(bench.forwarder._ready_bytes, 2000 + 5 * 100)
+            self.assertLessEqual(bench.forwarder._ready.bytes, 2000 + 5 * 100)
         bench.uplink.down()
         bench.say(100)
-        self.assertLessEqual(bench.forwarder._ready_bytes, 2000 + 5 * 100)
-        self.assertEqual(bench.forwarder._ready_bytes, sum(len(row.payload) for row in bench.forwarder._ready))
+        self.assertLessEqual(bench.forwarder._ready.bytes, 2000 + 5 * 100)
+        self.assertEqual(bench.forwarder._ready.bytes, sum(len(row.payload) for row in bench.forwarder._ready.rows))
         bench.finish()
         self.assertEqual(sorted(set(bench.numbers())), list(range(1, 351)))
         self.assertEqual(bench.spool.stored, {})
@@ -584,7 +610,7 @@ class AnswerTests(Base):
         self.assertEqual(bench.spool.deleted, [1])
 
     def test_pushed_back(self):
-        """After 0x97 everything pauses; then the row goes first, marked as duplicate, and the rest in order."""
+        """After 0x97 all pauses; then the row goes again, and what was sent after it, marked as duplicates."""
         bench = self.bench
         bench.start("A", limits=SessionLimits(max_inflight=5))
         bench.say(8)
@@ -597,8 +623,40 @@ class AnswerTests(Base):
         bench.clock.advance(0.99)
         self.assertEqual(bench.numbers(), [1, 2, 3, 4])
         bench.clock.advance(0.01)
-        self.assertEqual(bench.numbers(), [1, 2, 3, 4, 1, 5, 6, 7])
-        self.assertEqual([sent.dup for sent in bench.uplink.data()], [False] * 4 + [True] + [False] * 3)
+        self.assertEqual(bench.numbers(), [1, 2, 3, 4, 1, 2, 3, 4])
+        self.assertEqual([sent.dup for sent in bench.uplink.data()], [False] * 4 + [True] * 4)
+        bench.uplink.acknowledge_all()
+        self.assertEqual(bench.numbers()[8:], [5, 6, 7, 8, 9])
+
+    def test_pushed_back_beside_others(self):
+        """What does not speak of the same devices, also by way of others, does not go again."""
+        bench = self.bench
+        bench.start("A", "B", "C", "D")
+        bench.say(1, ("A",))
+        bench.say(1, ("D",))
+        bench.say(1, ("A", "B"))
+        bench.say(1, ("B", "C"))
+        bench.say(1, ("C",))
+        bench.say(1, ("D",))
+        for number in (6, 5, 4, 3, 2):
+            bench.uplink.acknowledge(bench.waiting(number))
+        bench.uplink.acknowledge(bench.waiting(1), 0x97)
+        bench.finish()
+        self.assertEqual(bench.numbers()[6:], [1, 3, 4, 5])
+        self.assertEqual(bench.spool.stored, {})
+
+    def test_the_next_waits_for_what_comes_back(self):
+        """While a row that has to go again is still without PUBACK, nothing is sent that would get ahead of it."""
+        bench = self.bench
+        bench.start("A", limits=SessionLimits(max_inflight=5))
+        bench.say(8)
+        bench.uplink.acknowledge(bench.waiting(1), 0x97)
+        bench.clock.advance(5)
+        self.assertEqual(bench.numbers(), [1, 2, 3, 4])
+        for number in (3, 2, 4):
+            self.assertEqual(bench.numbers(), [1, 2, 3, 4])
+            bench.uplink.acknowledge(bench.waiting(number))
+        self.assertEqual(bench.numbers(), [1, 2, 3, 4, 1, 2, 3, 4])
         bench.finish()
         self.assertEqual(bench.spool.stored, {})
         self.assertEqual(bench.spool.dead, [])
@@ -613,7 +671,7 @@ class AnswerTests(Base):
         bench.uplink.acknowledge(bench.waiting(3))
         bench.uplink.acknowledge(bench.waiting(6))
         bench.clock.advance(1)
-        self.assertEqual(bench.numbers()[6:], [1, 2, 4, 5, 7, 8])
+        self.assertEqual(bench.numbers()[6:], [1, 2, 3, 4, 5, 6])
 
     def test_pushed_back_then_lost(self):
         """Pushed-back rows and those in flight at the end of a session are put together in order."""
@@ -696,7 +754,7 @@ class AnswerTests(Base):
                 bench.spool.run()
                 if bench.spool.dead:
                     break
-            self.assertEqual(bench.spool.dead, [(bad, "refused")])
+            self.assertEqual(bench.spool.dead, [(bad, "retries_exhausted")])
             self.assertEqual(bench.numbers().count(1), TRIES + 1)
             bench.finish()
             self.assertEqual(bench.spool.stored, {})
@@ -865,6 +923,21 @@ class LimitTests(Base):
                 break
         self.assertEqual(bench.numbers(), list(range(1, 31)))
 
+    def test_announcement_that_ends_the_session(self):
+        """ThingsBoard closes the session when the limit for announcements is reached: then their bucket is empty."""
+        bench = self.bench
+        bench.registry.seen(Device("A"))
+        bench.forwarder.start()
+        bench.uplink.up(self.rates(messages=(RateLimit(10, 10.0),)))
+        self.assertEqual(len(bench.uplink.waiting), 1)
+        bench.uplink.down()
+        bench.uplink.up()
+        self.assertEqual(bench.uplink.waiting, [])
+        bench.clock.advance(2.4)
+        self.assertEqual(bench.uplink.waiting, [])
+        bench.clock.advance(0.2)
+        self.assertEqual([sent.device for sent in bench.uplink.waiting], ["A"])
+
     def test_shorter_wait_wins(self):
         """Waiting long for one bucket does not keep from looking when another has filled up."""
         bench = self.bench
@@ -1002,17 +1075,25 @@ class LimitTests(Base):
         self.assertEqual(bench.spool.deleted, [1])
 
     def test_a_part_is_refused(self):
-        """When a part is refused the rest need not go, and the row goes to the dead letters, once."""
+        """When a part is refused the rest does not go at once: the row is taken apart, and its culprit buried."""
         bench = self.bench
         bench.start("A", limits=self.rates(max_payload_bytes=200, max_inflight=3))
         content = {b'"A"': [payloads.telemetry_fragment(ts, {"k": ts}) for ts in range(50)]}
-        (row,) = bench.append(Draft(topics.TELEMETRY, payloads.join_telemetry(content), ("A",), 1, 50))
+        bench.append(Draft(topics.TELEMETRY, payloads.join_telemetry(content), ("A",), 1, 50))
         bench.uplink.acknowledge(code=0x99)
-        bench.say()
-        bench.finish()
-        self.assertEqual(bench.spool.dead, [(row, "refused")])
         self.assertLess(len(bench.uplink.data()), 4)
+        bench.say()
+        for _ in range(1000):
+            bench.spool.run()
+            if bench.uplink.waiting:
+                culprit = b'"ts":20,' in bench.uplink.waiting[0].payload
+                bench.uplink.acknowledge(code=0x99 if culprit else 0)
+        self.assertEqual(
+            [(row.payload, row.devices, row.points, reason) for row, reason in bench.spool.dead],
+            [(b'{"A":[{"ts":20,"values":{"k":20}}]}', ("A",), 1, "refused")],
+        )
         self.assertEqual(bench.spool.stored, {})
+        self.assertTrue(bench.forwarder.idle)
 
     def test_a_part_is_pushed_back(self):
         """When a part is pushed back the row goes again as a whole, after those parts have all been answered."""
@@ -1046,3 +1127,221 @@ class LimitTests(Base):
             bench.finish()
             self.assertEqual(len(bench.spool.dead), 1)
             self.assertEqual(bench.numbers(), [1])
+
+
+class PoisonTests(Base):
+    """Payloads that make ThingsBoard close the session, on MQTT 3.1.1 where it says no word."""
+
+    def live(self, closes: Callable[[Sent], bool], seconds: float = 3600.0) -> int:
+        """ThingsBoard closes the session on some payloads and takes the others in turn. How many sessions that took."""
+        bench = self.bench
+        bench.uplink.disruptions.clear()
+        end = bench.clock.seconds() + seconds
+        sessions = 0
+        while bench.clock.seconds() < end:
+            bench.spool.run()
+            if not bench.uplink.connected:
+                bench.clock.advance(1)
+                bench.uplink.up()
+                sessions += 1
+            elif (
+                bench.uplink.waiting
+                and bench.uplink.waiting[0].topic != topics.CONNECT
+                and closes(bench.uplink.waiting[0])
+            ):
+                bench.uplink.down()
+            elif bench.uplink.waiting:
+                bench.uplink.acknowledge()
+            elif bench.forwarder.idle:
+                break
+            else:
+                bench.clock.advance(0.5)
+        return sessions
+
+    def test_one_among_many(self):
+        """One value in a full window is found and buried; all else is delivered, within some ten sessions."""
+        bench = self.bench
+        bench.start("A", "B")
+        rows = bench.say(100, ("A", "B"))
+        poison = b'"B":[{"ts":40,"values":{"n":40}}]'
+        sessions = self.live(lambda sent: poison in sent.payload)
+        self.assertEqual(
+            [(row.payload, reason) for row, reason in bench.spool.dead], [(b"{%b}" % poison, "closes_session")]
+        )
+        self.assertEqual(bench.spool.stored, {})
+        self.assertEqual(bench.forwarder.delivered_rows, len(rows))
+        self.assertLess(sessions, 12)
+        self.assertEqual(bench.counters.get("parts_buried", "closes_session"), 1)
+
+    def test_many_suspects(self):
+        """A window full of rows half of which are poison is worked through to its end, and nothing good is lost."""
+        bench = self.bench
+        bench.start("A", "B", "C")
+        bench.say(60, ("A", "B"))
+        bench.say(5, ("C",))
+        began = bench.clock.seconds()
+        self.live(
+            lambda sent: sent.topic == topics.TELEMETRY and b'"B"' in sent.payload and number_of(sent) % 2 == 0, 100_000
+        )
+        self.assertLess(bench.clock.seconds() - began, 30 * 30)
+        self.assertEqual(len(bench.spool.dead), 30)
+        for row, _ in bench.spool.dead:
+            self.assertEqual(row.devices, ("B",))
+        self.assertEqual(bench.spool.stored, {})
+
+    def test_the_only_row(self):
+        """Also when there is nothing else to deliver: the probe shows that ThingsBoard takes other data."""
+        bench = self.bench
+        bench.registry.seen(Device("A", connector="Line 4"))
+        bench.start()
+        (row,) = bench.say()
+        self.live(lambda sent: sent.topic == topics.TELEMETRY)
+        self.assertEqual(bench.spool.dead, [(row, "closes_session")])
+        probes = {sent.payload for sent in bench.uplink.data() if sent.topic == topics.ATTRIBUTES}
+        self.assertEqual(probes, {b'{"A":{"connectorName":"Line 4"}}'})
+
+    def test_server_that_takes_no_data(self):
+        """A server that closes the session on any data, for days, makes nothing a dead letter."""
+        bench = self.bench
+        bench.start("A", "B")
+        bench.say(10, ("A", "B"))
+        self.live(lambda sent: True, 3 * 86_400)
+        self.assertEqual(bench.spool.dead, [])
+        self.live(lambda sent: False)
+        self.assertEqual((bench.spool.dead, bench.spool.stored), ([], {}))
+
+    def test_back_off(self):
+        """Sessions that end without a word while data is in flight are not begun with data again at once."""
+        bench = self.bench
+        bench.start("A")
+        bench.say()
+        pauses = []
+        for _ in range(9):
+            bench.uplink.down()
+            bench.uplink.up()
+            began = bench.clock.seconds()
+            bench.uplink.acknowledge_announcements()
+            while not bench.uplink.waiting:
+                bench.clock.advance(0.5)
+                bench.uplink.acknowledge_announcements()
+            pauses.append(bench.clock.seconds() - began)
+        self.assertEqual(pauses, [0, 1, 2, 4, 8, 16, 32, 60, 60])
+
+    def test_closes_that_say_why(self):
+        """A DISCONNECT about other things than the payload makes nobody suspect; one about limits makes us pause."""
+        for code, pause in ((0x8E, 0), (0x98, 0), (0x97, 1), (0x96, 1)):
+            bench = Bench()
+            bench.start("A")
+            bench.say(3)
+            for _ in range(5 * STRIKES):
+                bench.forwarder.link_down(code)
+                bench.uplink.connected = False
+                bench.uplink.waiting.clear()
+                bench.uplink.up()
+                bench.clock.advance(100)
+                bench.uplink.acknowledge_announcements()
+            self.assertFalse(bench.forwarder._examination.suspicion.isolates, hex(code))
+            self.assertEqual(bench.counters.total("uplink_pushed_back") > 0, bool(pause), hex(code))
+            bench.finish()
+            self.assertEqual(sorted(bench.spool.deleted), [1, 2, 3])
+
+    def test_told_before_the_close(self):
+        """ThingsBoard up to 4.2 says for whom a limit is reached, then closes: we pause, and blame nobody."""
+        bench = self.bench
+        bench.start("A", limits=SessionLimits(telemetry=(RateLimit(50, 100.0),)))
+        bench.say(10)
+        for _ in range(5):
+            bench.forwarder.message_received(topics.DISCONNECT, b'{"device":"A","reason":150}')
+            bench.uplink.down()
+            bench.uplink.up()
+            self.assertEqual(bench.uplink.waiting, [])
+            while not bench.numbers(bench.uplink.session):
+                bench.clock.advance(1)
+                bench.uplink.acknowledge_announcements()
+        self.assertFalse(bench.forwarder._examination.suspicion.isolates)
+        self.assertEqual(bench.received[0][0], topics.DISCONNECT)
+
+    def test_dropped_while_examined(self):
+        """A row under examination that the drop policy takes away holds up nothing."""
+        bench = self.bench
+        bench.start("A", "B")
+        bench.say(3, ("A", "B"))
+        for _ in range(100):
+            self.live(lambda sent: sent.topic == topics.TELEMETRY and number_of(sent) == 1, 1.0)
+            if bench.forwarder._examination.case is not None:
+                break
+        self.assertEqual(bench.spool.deleted, [])
+        bench.spool.drop_oldest(1)
+        bench.finish()
+        self.assertEqual(bench.spool.dead, [])
+        self.assertEqual(bench.spool.stored, {})
+
+    def test_row_of_the_gateway_itself(self):
+        """Data of the gateway itself speaks of no device; without any device there is no probe, and it is found."""
+        bench = self.bench
+        bench.start()
+        drafts = [Draft(topics.DEVICE_TELEMETRY, b'{"n":%d}' % number, (), 0, 1) for number in (1, 2)]
+        bench.append(*drafts)
+        self.live(lambda sent: sent.payload == b'{"n":1}')
+        self.assertEqual([(row.payload, reason) for row, reason in bench.spool.dead], [(b'{"n":1}', "closes_session")])
+        self.assertEqual(bench.spool.stored, {})
+
+
+class BacklogTests(Base):
+    """Stored data and fresh data."""
+
+    def test_share(self):
+        """What was stored before the session takes its share of the limits; fresh data may take all of them."""
+        bench = self.bench
+        bench.forwarder = bench.build(backlog_share=0.5)
+        bench.registry.seen(Device("A"))
+        bench.forwarder.start()
+        bench.say(100)
+        bench.uplink.up(SessionLimits(telemetry=(RateLimit(10, 1.0),)))
+        for _ in range(50):
+            bench.uplink.acknowledge_all()
+            bench.clock.advance(0.1)
+        drained = len(bench.numbers())
+        self.assertTrue(20 <= drained <= 4 + 20 + 1, drained)
+        for _ in range(500):
+            bench.uplink.acknowledge_all()
+            bench.clock.advance(0.1)
+        self.assertTrue(bench.forwarder.idle)
+        bench.say(100)
+        for _ in range(50):
+            bench.uplink.acknowledge_all()
+            bench.clock.advance(0.1)
+        fresh = len(bench.numbers()) - 100
+        self.assertTrue(40 <= fresh <= 8 + 40 + 1, fresh)
+
+    def test_oldest_first(self):
+        """Fresh data waits its turn behind the backlog: a device's order is never broken."""
+        bench = self.bench
+        bench.forwarder = bench.build(backlog_share=0.1)
+        bench.registry.seen(Device("A"))
+        bench.forwarder.start()
+        bench.say(20)
+        bench.uplink.up(SessionLimits(telemetry=(RateLimit(10, 1.0),)))
+        bench.uplink.acknowledge_announcements()
+        bench.say(20)
+        bench.finish()
+        self.assertEqual(bench.numbers(), list(range(1, 41)))
+
+    def test_commands_pass(self):
+        """Commands are counted when they come, and devices are announced, whatever waits to be delivered."""
+        bench = self.bench
+        bench.forwarder = bench.build(backlog_share=0.5)
+        bench.registry.seen(Device("A"))
+        bench.forwarder.start()
+        bench.say(100)
+        bench.uplink.up(SessionLimits(messages=(RateLimit(10, 10.0),), telemetry=(RateLimit(10, 1.0),)))
+        bench.uplink.acknowledge_announcements()
+        for _ in range(4):
+            bench.forwarder.message_received(topics.RPC, b"{}")
+        bench.registry.seen(Device("B"))
+        bench.append(telemetry(1000, ("B",)))
+        bench.uplink.acknowledge_all()
+        bench.clock.advance(0.3)
+        self.assertGreater(len(bench.numbers()), 4)
+        bench.finish()
+        self.assertEqual(len(bench.numbers()), 101)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbgw.model import RateLimit
-from tbgw.pipeline.ratelimit import SHARE, RateLimiter
+from tbgw.model import RateLimit, SessionLimits
+from tbgw.pipeline.ratelimit import SHARE, Budget, RateLimiter
+from tbgw.thingsboard import topics
 
 
 class Server:
@@ -148,3 +150,83 @@ class RateLimiterTests(SynchronousTestCase):
             tokens = min(size, tokens + (Fraction(now) - at) * rate) - cost
             at = Fraction(now)
             limiter.spend(cost, now)
+
+
+class BudgetTests(SynchronousTestCase):
+    """What may be spent of all limits together."""
+
+    def spend(self, budget: Budget, topic: str, times: int = 100, points: int = 1, **more: Any) -> int:
+        """How often such a payload may be sent at once."""
+        return sum(budget.send(topic, 1, points, 0.0, **more) == 0 for _ in range(times))
+
+    def test_each_kind_from_its_own_limits(self):
+        """Children's data, children's other messages, and the gateway's own data and messages do not share."""
+        limits = SessionLimits(
+            own_messages=(RateLimit(10, 1e6),),
+            own_telemetry=(RateLimit(20, 1e6),),
+            own_points=(RateLimit(100, 1e6),),
+            messages=(RateLimit(30, 1e6),),
+            telemetry=(RateLimit(40, 1e6),),
+            points=(RateLimit(200, 1e6),),
+        )
+        budget = Budget(limits, 0.0)
+        self.assertEqual(self.spend(budget, topics.TELEMETRY), 32)
+        self.assertEqual(self.spend(budget, topics.DISCONNECT), 24)
+        self.assertEqual(self.spend(budget, topics.DEVICE_TELEMETRY), 16)
+        self.assertEqual(self.spend(budget, topics.DEVICE_RPC_RESPONSE + "1"), 8)
+        for topic in (topics.ATTRIBUTES, topics.RPC, topics.DEVICE_ATTRIBUTES):
+            self.assertEqual(self.spend(budget, topic), 0, topic)
+        self.assertGreater(budget.announce(0.0), 0)
+        budget = Budget(limits, 0.0)
+        self.assertEqual(self.spend(budget, topics.TELEMETRY, points=20), 8)
+        self.assertEqual(self.spend(budget, topics.DEVICE_TELEMETRY, points=20), 4)
+
+    def test_all_pairs_together(self):
+        """The tightest of several pairs counts, now and later."""
+        budget = Budget(SessionLimits(telemetry=(RateLimit(10, 1.0), RateLimit(60, 60.0))), 0.0)
+        self.assertEqual(self.spend(budget, topics.TELEMETRY), 8)
+        sent = 8
+        for tick in range(1, 6001):
+            sent += budget.send(topics.TELEMETRY, 1, 1, tick / 10) == 0
+        self.assertLessEqual(sent, 48 + 600 * 0.8 + 1)
+        self.assertGreaterEqual(sent, 48 + 600 * 0.8 - 2)
+
+    def test_nothing_is_spent_in_vain(self):
+        """What one limit refuses costs nothing of the others."""
+        budget = Budget(SessionLimits(telemetry=(RateLimit(100, 1e6),), points=(RateLimit(10, 1.0),)), 0.0)
+        self.spend(budget, topics.TELEMETRY, times=1000, points=8)
+        sent = 1
+        for second in range(1, 100):
+            sent += budget.send(topics.TELEMETRY, 1, 8, float(second)) == 0
+        self.assertEqual(sent, 80)
+
+    def test_first_contact(self):
+        """An announcement costs two messages."""
+        budget = Budget(SessionLimits(messages=(RateLimit(10, 1e6),)), 0.0)
+        self.assertEqual(sum(budget.announce(0.0) == 0 for _ in range(10)), 4)
+
+    def test_backlog_share(self):
+        """Backlog takes its share at most, and leaves the rest to what is fresh; fresh data alone may take all."""
+        limits = SessionLimits(telemetry=(RateLimit(100, 1e6),))
+        budget = Budget(limits, 0.0, 0.25)
+        self.assertEqual(self.spend(budget, topics.TELEMETRY, backlog=True), 20)
+        self.assertEqual(self.spend(budget, topics.TELEMETRY), 60)
+        self.assertEqual(self.spend(Budget(limits, 0.0, 0.25), topics.TELEMETRY), 80)
+
+    def test_commands(self):
+        """A command that comes costs two messages, of the children's or the gateway's own, also into debt."""
+        limits = SessionLimits(messages=(RateLimit(10, 10.0),), own_messages=(RateLimit(10, 10.0),))
+        for topic, spent in ((topics.RPC, topics.DISCONNECT), (topics.DEVICE_RPC_REQUEST + "7", "v1/devices/me/rpc/x")):
+            budget = Budget(limits, 0.0)
+            for _ in range(5):
+                budget.received(topic, 0.0)
+            self.assertAlmostEqual(budget.send(spent, 1, 0, 0.0), 3 / 0.8)
+            self.assertEqual(budget.send(topics.TELEMETRY, 1, 1, 0.0), 0)
+
+    def test_drain(self):
+        """When ThingsBoard says that a limit is reached the children's data waits for new tokens."""
+        budget = Budget(SessionLimits(telemetry=(RateLimit(10, 10.0),), messages=(RateLimit(10, 10.0),)), 0.0, 0.5)
+        budget.drain(0.0)
+        self.assertAlmostEqual(budget.send(topics.TELEMETRY, 1, 1, 0.0), 1 / 0.8)
+        self.assertAlmostEqual(budget.send(topics.TELEMETRY, 1, 1, 0.0, backlog=True), 1 / 0.4)
+        self.assertEqual(budget.announce(0.0), 0)

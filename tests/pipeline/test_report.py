@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from tbgw.config.schema import resolve
-from tbgw.model import ON_RECEIVED, Device, Reading, ReportPlan, ReportStrategy, ReportType
+from tbgw.model import ON_RECEIVED, Aggregation, Device, Reading, ReportPlan, ReportStrategy, ReportType
 from tbgw.pipeline import report
 from tbgw.pipeline.report import ReportFilter, same
 
@@ -264,6 +265,223 @@ class OnChangeOrPeriodTests(Base):
         for now in range(1000):
             self.passed(said(of, now), now / 1000)
         self.assertEqual(len(self.filter._heap), 1)
+
+
+class TtlTests(Base):
+    """How long the last value of a silent key is repeated."""
+
+    def test_own_ttl(self):
+        """The strategy's own ttl counts, from the last sample on, and 0 repeats nothing."""
+        cases: list[tuple[float, int]] = [(25.0, 2), (0.0, 0)]
+        for ttl, repeats in cases:
+            self.filter = ReportFilter()
+            of = device(ReportStrategy(ReportType.ON_REPORT_PERIOD, 10_000, ttl))
+            self.passed(said(of, 1), 0)
+            self.assertEqual(sum(len(self.due(now)) for now in range(10, 200, 10)), repeats)
+            self.assertEqual(len(self.filter), 0)
+
+    def test_counted_from_the_last_sample(self):
+        """A device that goes on saying the same thing is not silent."""
+        of = device(ReportStrategy(ReportType.ON_CHANGE_OR_REPORT_PERIOD, 10_000, 25.0))
+        repeats = 0
+        for now in range(0, 200, 5):
+            repeats += len(self.due(now, 1))
+            self.passed(said(of, 1), now)
+        self.assertEqual(repeats, 19)
+
+    def test_waiting_value_outlives_it(self):
+        """A value that was never sent is sent at the end of its period, whatever the ttl."""
+        of = device(ReportStrategy(ReportType.ON_REPORT_PERIOD, 10_000, 0.0))
+        self.passed(said(of, 1, ts=1), 0)
+        self.passed(said(of, 2, ts=2), 1)
+        self.assertEqual(self.due(10), [("A", 2, "k", 2)])
+
+
+class DeadbandTests(Base):
+    """From which difference on a number counts as changed."""
+
+    def test_against_the_last_sent(self):
+        """Small steps are no change, but a slow drift is: it is the last value sent that counts."""
+        of = device(ReportStrategy(ReportType.ON_CHANGE, deadband=0.5))
+        values = [20.0, 20.3, 20.5, 20.6, 20.9, 21.2, 20.7, 20.6]
+        sent = [value for value in values if self.passed(said(of, value), 0)]
+        self.assertEqual(sent, [20.0, 20.6, 21.2, 20.6])
+
+    def test_types(self):
+        """It is about numbers: 1 and 1.0 are near; text, True and what is no finite number are not."""
+        near: list[tuple[Any, Any]] = [(1, 1.0), (1, 1.4), (10**30, 10**30)]
+        far: list[tuple[Any, Any]] = [(1, True), ("1", "1.2"), (1, None), (1, float("nan"))]
+        far += [(float("nan"), float("nan")), (1, float("inf")), (1.0, 10**400), ([1], [1.2])]
+        for old, new in near:
+            self.assertFalse(report.changed(old, new, 0.5), (old, new))
+        for old, new in far:
+            self.assertTrue(report.changed(old, new, 0.5), (old, new))
+
+    def test_with_a_period(self):
+        """Within the deadband the newest value is still the one that is repeated at the end of the period."""
+        of = device(ReportStrategy(ReportType.ON_CHANGE_OR_REPORT_PERIOD, 10_000, deadband=1.0))
+        self.assertTrue(self.passed(said(of, 5), 0))
+        self.assertFalse(self.passed(said(of, 6), 3))
+        self.assertEqual(self.due(10, 99), [("A", 99, "k", 6)])
+        self.assertTrue(self.passed(said(of, 6.5), 11))
+
+
+class ThrottledTests(Base):
+    """ON_CHANGE_THROTTLED: on change, at most once in each period."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.of = device(ReportStrategy(ReportType.ON_CHANGE_THROTTLED, 10_000))
+
+    def test_first_at_once_then_at_the_end(self):
+        """A change goes on at once when the last was long ago; else the newest does, at the end, at its own time."""
+        self.assertTrue(self.passed(said(self.of, 1, ts=1), 0))
+        self.assertFalse(self.passed(said(self.of, 2, ts=2), 2))
+        self.assertFalse(self.passed(said(self.of, 3, ts=3), 8))
+        self.assertEqual(self.due(9.9), [])
+        self.assertEqual(self.due(10, 99), [("A", 3, "k", 3)])
+        self.assertFalse(self.passed(said(self.of, 4, ts=4), 15))
+        self.assertEqual(self.due(20, 99), [("A", 4, "k", 4)])
+        self.assertTrue(self.passed(said(self.of, 5, ts=5), 31))
+
+    def test_no_change_by_then(self):
+        """A value that went and came back within the period is no change; nothing is ever repeated."""
+        self.passed(said(self.of, 1), 0)
+        self.passed(said(self.of, 2), 2)
+        self.passed(said(self.of, 1), 4)
+        self.assertEqual([self.due(now) for now in (10, 20, 1000)], [[], [], []])
+        self.assertFalse(self.passed(said(self.of, 1), 1001))
+        self.assertIsNone(self.filter.next_due)
+
+    def test_at_most_every_period(self):
+        """Whatever comes, two values are never nearer than the period, and the last one is never left out."""
+        sent: list[tuple[float, Any]] = []
+        for step in range(1000):
+            now = step * 0.7
+            while self.filter.next_due is not None and self.filter.next_due <= now:
+                at = self.filter.next_due
+                sent += [(at, entry[3]) for entry in self.due(at)]
+            value = step % 7 if step < 990 else "end"
+            if self.passed(said(self.of, value), now):
+                sent.append((now, value))
+        sent += [(at, entry[3]) for at in [self.filter.next_due or 0] for entry in self.due(at)]
+        times = [at for at, _ in sent]
+        self.assertGreater(len(times), 60)
+        self.assertGreaterEqual(min(later - earlier for earlier, later in pairwise(times)), 10 - 1e-9)
+        self.assertEqual(sent[-1][1], "end")
+
+    def test_stop_and_gone(self):
+        """What waits goes out when the gateway stops or the device goes away."""
+        self.passed(said(self.of, 1), 0)
+        self.passed(said(self.of, 2, ts=2), 1)
+        self.assertEqual([one.telemetry for one in self.filter.gone(self.of)], [((2, {"k": 2}),)])
+        self.assertEqual(self.due(10), [])
+        self.assertEqual(list(self.filter.unsent()), [])
+
+
+class AggregationTests(Base):
+    """ON_REPORT_PERIOD with an aggregation."""
+
+    def aggregated(self, function: Aggregation, values: list[Any]) -> tuple[list[Any], list[tuple[str, int, str, Any]]]:
+        """What goes on at once of these, said at ts 1, 2, 3 ..., and what at the end of the period."""
+        self.filter = ReportFilter()
+        of = device(ReportStrategy(ReportType.ON_REPORT_PERIOD, 10_000, aggregation=function))
+        at_once = [value for ts, value in enumerate(values, 1) if self.passed(said(of, value, ts=ts), ts / 100)]
+        return at_once, self.due(10.01, 999)
+
+    def test_functions(self):
+        """Each function over the period; min, max, first and last bear their own time, the others the newest."""
+        expected: list[tuple[Aggregation, int, float]] = [
+            (Aggregation.MIN, 3, 1),
+            (Aggregation.MAX, 2, 7),
+            (Aggregation.AVG, 4, 3.75),
+            (Aggregation.SUM, 4, 15),
+            (Aggregation.COUNT, 4, 4),
+            (Aggregation.FIRST, 1, 4),
+            (Aggregation.LAST, 4, 3),
+        ]
+        for function, ts, value in expected:
+            self.assertEqual(self.aggregated(function, [4, 7, 1, 3]), ([], [("A", ts, "k", value)]), function)
+
+    def test_types_of_results(self):
+        """Whole numbers stay whole, also large ones, except in an average."""
+        (_, _, _, total) = self.aggregated(Aggregation.SUM, [2**60, 1])[1][0]
+        self.assertEqual((total, type(total)), (2**60 + 1, int))
+        (_, _, _, mean) = self.aggregated(Aggregation.AVG, [2, 2])[1][0]
+        self.assertEqual((mean, type(mean)), (2.0, float))
+
+    def test_what_is_no_number(self):
+        """Text, True, null, NaN, lists and endless integers go on by themselves and leave the aggregate alone."""
+        others = ["7", True, None, [5], {"x": 1}, float("inf"), 10**400]
+        for function in (Aggregation.MIN, Aggregation.MAX, Aggregation.AVG, Aggregation.SUM):
+            at_once, end = self.aggregated(function, [*others[:3], 4, *others[3:], 6])
+            self.assertEqual(at_once, others)
+            self.assertEqual([entry[3] for entry in end], [{"MIN": 4, "MAX": 6, "AVG": 5, "SUM": 10}[function.value]])
+            self.assertEqual(self.aggregated(function, others), (others, []))
+
+    def test_any_type(self):
+        """Count, first and last take whatever comes."""
+        values: list[Any] = ["a", True, None, 3]
+        expected: list[tuple[Aggregation, Any]] = [(Aggregation.COUNT, 4), (Aggregation.FIRST, "a")]
+        for function, value in (*expected, (Aggregation.LAST, 3)):
+            at_once, end = self.aggregated(function, values)
+            self.assertEqual((at_once, [entry[3] for entry in end]), ([], [value]))
+
+    def test_nothing_is_repeated(self):
+        """A period without values sends nothing, and the next value begins a period of its own."""
+        of = device(ReportStrategy(ReportType.ON_REPORT_PERIOD, 10_000, aggregation=Aggregation.SUM))
+        self.passed(said(of, 1), 0)
+        self.assertEqual([len(self.due(now)) for now in (10, 20, 30, 40)], [1, 0, 0, 0])
+        self.assertIsNone(self.filter.next_due)
+        self.passed(said(of, 5, ts=5), 47)
+        self.assertEqual(self.due(57, 9), [("A", 5, "k", 5)])
+
+    def test_each_period_by_itself(self):
+        """Every value is in one period and in one only."""
+        of = device(ReportStrategy(ReportType.ON_REPORT_PERIOD, 10_000, aggregation=Aggregation.COUNT))
+        counts = []
+        for step in range(1000):
+            counts += [entry[3] for entry in self.due(step * 0.77)]
+            self.passed(said(of, step), step * 0.77)
+        counts += [one.telemetry[0][1]["k"] for one in self.filter.unsent()]
+        self.assertEqual(sum(counts), 1000)
+        self.assertEqual(len(counts), 77)
+
+    def test_attributes(self):
+        """Attributes are aggregated, too."""
+        of = device(ReportStrategy(ReportType.ON_REPORT_PERIOD, 10_000, aggregation=Aggregation.MAX))
+        for value in (1, 3, 2):
+            self.assertIsNone(self.filter.pass_now(Reading(of, (), {"a": value}), 0))
+        self.assertEqual([dict(one.attributes) for one in self.filter.due(10, 9)], [{"a": 3}])
+
+
+class RoomTests(Base):
+    """Memory is bounded."""
+
+    def test_told(self):
+        """Each value that goes on because there is no room is told."""
+        told: list[tuple[str, str]] = []
+        self.filter = ReportFilter(lambda device, key: told.append((device.name, key)))
+        self.patch(report, "MAX_KEYS", 2)
+        for _ in range(2):
+            for key in "abc":
+                self.passed(said(device(CHANGE), 1, key=key), 0)
+        self.assertEqual(told, [("A", "c"), ("A", "c")])
+
+    def test_silent_keys_make_room(self):
+        """Keys silent for longer than their ttl make room for new ones; values that wait are not among them."""
+        self.patch(report, "MAX_KEYS", 3)
+        self.passed(said(device(CHANGE), 1, key="silent"), 0)
+        self.passed(said(device(ReportStrategy(ReportType.ON_REPORT_PERIOD, 10**9)), 1, key="waits"), 0)
+        self.passed(said(device(ReportStrategy(ReportType.ON_REPORT_PERIOD, 10**9)), 2, key="waits", ts=2), 0)
+        self.passed(said(device(CHANGE), 1, key="speaks"), 0)
+        self.passed(said(device(CHANGE), 1, key="speaks"), 86_000)
+        self.passed(said(device(CHANGE), 1, key="new"), 86_401)
+        self.assertEqual(len(self.filter), 3)
+        self.assertFalse(self.passed(said(device(CHANGE), 1, key="new"), 86_402))
+        self.assertFalse(self.passed(said(device(CHANGE), 1, key="speaks"), 86_402))
+        self.assertTrue(self.passed(said(device(CHANGE), 1, key="silent"), 86_402))
+        self.assertEqual([one.telemetry for one in self.filter.unsent()], [((2, {"waits": 2}),)])
 
 
 class PlanTests(Base):

@@ -325,3 +325,67 @@ class LimitTests(SynchronousTestCase):
     def test_request(self):
         """The request is a client-side RPC."""
         self.assertEqual(json.loads(payloads.session_limits_request())["method"], "getSessionLimits")
+
+
+class PartsTests(SynchronousTestCase):
+    """Payloads that are taken apart, to find the part that ThingsBoard does not take."""
+
+    def atoms(self, topic: str, payload: bytes) -> list[bytes]:
+        """All that is left when everything was cut as far as it can be, in order."""
+        smaller = payloads.parts(topic, payload)
+        return [atom for part in smaller for atom in self.atoms(topic, part.payload)] if smaller else [payload]
+
+    def test_by_device_then_element_then_key(self):
+        """Telemetry is cut between devices, then between elements, then between keys, in order, all kept."""
+        content = {"A": [{"ts": 1, "values": {"x": 1, "y": 2}}, {"ts": 2, "values": {"x": 3}}], "B": [
+            {"ts": 3, "values": {"x": 4}, "metadata": {"m": 1}}]}
+        by_device = payloads.parts(topics.TELEMETRY, payloads.encode(content))
+        self.assertEqual([(part.devices, part.points) for part in by_device], [(("A",), 3), (("B",), 1)])
+        by_element = payloads.parts(topics.TELEMETRY, by_device[0].payload)
+        self.assertEqual([part.points for part in by_element], [2, 1])
+        by_key = payloads.parts(topics.TELEMETRY, by_element[0].payload)
+        self.assertEqual(
+            [part.payload for part in by_key],
+            [b'{"A":[{"ts":1,"values":{"x":1}}]}', b'{"A":[{"ts":1,"values":{"y":2}}]}'],
+        )
+        self.assertEqual(payloads.parts(topics.TELEMETRY, by_key[0].payload), [])
+        self.assertEqual(payloads.parts(topics.TELEMETRY, by_device[1].payload), [])
+
+    def test_attributes(self):
+        """Attributes are cut between devices and keys."""
+        payload = payloads.encode({"A": {"x": 1, "y": [2]}, "B": {"z": None}})
+        self.assertEqual(
+            self.atoms(topics.ATTRIBUTES, payload), [b'{"A":{"x":1}}', b'{"A":{"y":[2]}}', b'{"B":{"z":null}}']
+        )
+
+    def test_bounded(self):
+        """No cut makes more than the bound; what is beyond stays together for the next."""
+        content = {f"D{number}": [{"ts": number, "values": {"k": number}}] for number in range(1000)}
+        cut = payloads.parts(topics.TELEMETRY, payloads.encode(content))
+        self.assertEqual(len(cut), payloads.MOST_PARTS)
+        self.assertEqual([name for part in cut for name in part.devices], list(content))
+        self.assertEqual(sum(part.points for part in cut), 1000)
+        self.assertEqual(len(self.atoms(topics.TELEMETRY, payloads.encode(content))), 1000)
+
+    def test_what_cannot_be_cut(self):
+        """Other topics, and what is not what its topic says, stay whole."""
+        for topic, payload in (
+            (topics.DISCONNECT, b'{"device":"A","x":1}'),
+            (topics.TELEMETRY, b""),
+            (topics.TELEMETRY, b"[]"),
+            (topics.TELEMETRY, b"{}"),
+            (topics.TELEMETRY, b'{"A":[]}'),
+            (topics.TELEMETRY, b'{"A":[{"ts":1,"values":{}}]}'),
+            (topics.TELEMETRY, b'{"A":[{"ts":1}],"B":[{"ts":1}]}'),
+            (topics.TELEMETRY, b'{"A":5}'),
+            (topics.TELEMETRY, b"\xff"),
+            (topics.ATTRIBUTES, b'{"A":[1,2]}'),
+            (topics.ATTRIBUTES, b"7"),
+        ):
+            self.assertEqual(payloads.parts(topic, payload), [], payload)
+
+    def test_disconnect_reason(self):
+        """The reason for which ThingsBoard gives up a device; nothing for what is no such message."""
+        self.assertEqual(payloads.disconnect_reason(b'{"device":"A","reason":150}'), 150)
+        for other in (b'{"device":"A"}', b"[]", b"x", b"5", b'{"reason":true}', b'{"reason":"150"}'):
+            self.assertIsNone(payloads.disconnect_reason(other))

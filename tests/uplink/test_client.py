@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
@@ -22,15 +22,23 @@ from tbgw.metrics import Counters
 from tbgw.model import SessionLimits
 from tbgw.mqtt import packets
 from tbgw.mqtt.codec import decode, encode
+from tbgw.mqtt.versions import VersionChoice
 from tbgw.thingsboard import payloads, topics
-from tbgw.uplink.client import CREDENTIALS_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Credentials, Uplink
-from tbgw.uplink.session import LIMITS_SECONDS
+from tbgw.uplink.client import (
+    CREDENTIALS_RETRY_SECONDS,
+    LONGEST_RETRY_SECONDS,
+    OTHER_VERSION_SECONDS,
+    Credentials,
+    Uplink,
+)
+from tbgw.uplink.session import LIMITS_SECONDS, SUBACK_SECONDS
 
 
 class Server:
     """One connection as the server sees it."""
 
     def __init__(self, protocol: Any) -> None:
+        self.version = 4
         self.transport = StringTransportWithDisconnection()
         self.transport.protocol = protocol
         self.protocol = protocol
@@ -42,14 +50,14 @@ class Server:
         self.transport.clear()
         found = []
         while data:
-            packet, end = decode(data, 0, len(data), protocol_version=4, max_packet_bytes=1 << 20)
+            packet, end = decode(data, 0, len(data), protocol_version=self.version, max_packet_bytes=1 << 20)
             assert packet is not None, "the client writes whole packets"
             found.append(packet)
             data = data[end:]
         return found
 
     def send(self, packet: Any) -> None:
-        self.protocol.dataReceived(encode(packet, 4))
+        self.protocol.dataReceived(encode(packet, self.version))
 
     def lose(self) -> None:
         self.protocol.connectionLost(Failure(ConnectionDone()))
@@ -98,8 +106,10 @@ class Listener:
         self.told.append((topic, payload))
 
 
-class UplinkTests(SynchronousTestCase):
+class UplinkTestCase(SynchronousTestCase):
     """`jitter` gives the middle, so that delays are exact."""
+
+    fixed_version: Literal[4, 5] | None = 4
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -113,6 +123,7 @@ class UplinkTests(SynchronousTestCase):
             clock=self.clock,
             events=Events(self.counters, self.clock.seconds),
             jitter=lambda: 0.5,
+            versions=VersionChoice(self.fixed_version),
         )
         self.uplink.set_listener(self.listener)
 
@@ -148,6 +159,22 @@ class UplinkTests(SynchronousTestCase):
         server.answer_limits(body)
         return server
 
+    def delays(self, count: int, end: Any) -> list[float]:
+        """The time between `count` diallings, each ended by `end()`."""
+        found = []
+        for _ in range(count):
+            before = len(self.endpoint.servers)
+            end()
+            (call,) = self.clock.getDelayedCalls()
+            found.append(round(call.getTime() - self.clock.seconds(), 3))
+            self.clock.advance(found[-1] + 0.001)
+            self.assertEqual(len(self.endpoint.servers), before + 1)
+        return found
+
+
+class UplinkTests(UplinkTestCase):
+    """On MQTT 3.1.1."""
+
     def test_interfaces(self) -> None:
         """It provides what it says."""
         verifyObject(IUplink, self.uplink)
@@ -180,6 +207,19 @@ class UplinkTests(SynchronousTestCase):
         self.assertEqual(self.listener.told, [("up", SessionLimits())])
         self.server.answer_limits(b'{"maxInflightMessages":10}')
         self.assertEqual(len(self.listener.told), 1, "too late is too late")
+
+    def test_no_suback(self) -> None:
+        """A server that never answers the subscription is given up, in words, and tried again."""
+        server = self.start()
+        server.send(packets.ConnAck(session_present=False, reason_code=0))
+        self.clock.advance(SUBACK_SECONDS - 0.01)
+        self.assertTrue(server.transport.connected)
+        self.clock.advance(0.02)
+        if server.transport.connected:
+            self.lose()
+        self.assertIn("SUBACK", self.uplink.status()["uplink"]["why"])
+        self.clock.advance(2)
+        self.assertEqual(len(self.endpoint.servers), 2)
 
     def test_a_plain_broker_echoes_the_request(self) -> None:
         """Our own request coming back says that nobody will answer: no waiting, and no command for anyone."""
@@ -223,18 +263,6 @@ class UplinkTests(SynchronousTestCase):
         server.send(packets.Publish(topic="v1/gateway/rpc", payload=b"x", qos=1, packet_id=7))
         self.assertEqual(self.listener.told[1:], [("v1/gateway/rpc", b"x")])
         self.assertIn(7, [p.packet_id for p in server.received() if isinstance(p, packets.PubAck)])
-
-    def delays(self, count: int, end: Any) -> list[float]:
-        """The time between `count` diallings, each ended by `end()`."""
-        found = []
-        for _ in range(count):
-            before = len(self.endpoint.servers)
-            end()
-            (call,) = self.clock.getDelayedCalls()
-            found.append(round(call.getTime() - self.clock.seconds(), 3))
-            self.clock.advance(found[-1] + 0.001)
-            self.assertEqual(len(self.endpoint.servers), before + 1)
-        return found
 
     def test_back_off_grows_over_sessions_that_fail_after_the_tcp_connection(self) -> None:
         """ClientService's own counter would stay at its first delay for ever; ours grows up to its cap."""
@@ -318,3 +346,66 @@ class UplinkTests(SynchronousTestCase):
         self.start()
         shown = repr(self.uplink.status()) + repr(Credentials("a", "s3cret-token", b"pw"))
         self.assertNotIn("s3cret", shown)
+
+
+class VersionTests(UplinkTestCase):
+    """On MQTT 5, and the choice between the two."""
+
+    fixed_version = None
+
+    def start(self) -> Server:
+        server = super().start()
+        server.version = 5
+        return server
+
+    def test_a_server_that_closes_without_a_word(self) -> None:
+        """A server that closes without a word may know 3.1.1 only: the two versions take turns, and the delays grow."""
+        self.start()
+        found = self.delays(12, self.lose)
+        self.assertEqual(found[::2], [OTHER_VERSION_SECONDS] * 6)
+        self.assertEqual(found[1::2], sorted(found[1::2]))
+
+    def test_a_server_without_5(self) -> None:
+        """CONNACK 1, as a 3.1.1 server answers: the next attempt comes at once, and speaks 3.1.1 from then on."""
+        server = self.start()
+        server.protocol.dataReceived(b"\x20\x02\x00\x01")
+        if server.transport.connected:
+            self.lose()
+        self.clock.advance(OTHER_VERSION_SECONDS)
+        self.assertEqual(len(self.endpoint.servers), 2)
+        self.server.accept()
+        self.server.answer_limits(b"{}")
+        self.assertEqual(len(self.listener.told), 1)
+        self.lose()
+        self.clock.advance(2)
+        self.assertEqual(self.server.received()[0].protocol_version, 4)
+
+    def test_refused_credentials(self) -> None:
+        """0x86 is about who we are, and not about the version."""
+        server = self.start()
+        server.send(packets.ConnAck(session_present=False, reason_code=0x86))
+        if server.transport.connected:
+            self.lose()
+        self.assertEqual(self.counters.get("credentials_refused"), 1)
+        (call,) = self.clock.getDelayedCalls()
+        self.assertEqual(call.getTime() - self.clock.seconds(), CREDENTIALS_RETRY_SECONDS)
+
+    def test_reason_codes_of_pubacks(self) -> None:
+        """What PUBACK says is what the Deferred fires with."""
+        server = self.up()
+        server.received()
+        answer = self.uplink.publish("t", b"")
+        (publish,) = server.received()
+        server.send(packets.PubAck(packet_id=publish.packet_id, reason_code=0x97))
+        self.assertEqual(self.successResultOf(answer), 0x97)
+
+    def test_taken_over(self) -> None:
+        """0x8E: a second gateway with our token. To fight for the session at once would help nobody."""
+        server = self.up()
+        server.send(packets.Disconnect(reason_code=0x8E))
+        if server.transport.connected:
+            self.lose()
+        self.assertEqual(self.counters.get("sessions_taken_over"), 1)
+        self.assertEqual(self.listener.told[1:], ["down"])
+        (call,) = self.clock.getDelayedCalls()
+        self.assertEqual(call.getTime() - self.clock.seconds(), CREDENTIALS_RETRY_SECONDS)
