@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Any
+from typing import Any, cast
 from unittest import SkipTest
 
 from twisted.application.service import IService
@@ -517,3 +517,18 @@ class RealSocketTests(TestCase):
         self.send_datagrams(connector, "::1", b"six")
         await self.ingest.when_logged(1)
         self.assertEqual(self.ingest.values("raw"), ["six"])
+
+    async def test_multicast(self) -> None:
+        """A datagram to a group that was joined is taken like any other; a group that cannot be joined is told."""
+        connector = self.start(device=make_device("*:*"), address="0.0.0.0", transport="UDP", groups=("239.255.77.1",))
+        assert connector.port is not None
+        port = cast(Any, connector.port.getHost()).port
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("0.0.0.0"))
+            try:
+                sender.sendto(b"to all", ("239.255.77.1", port))
+            except OSError:
+                raise SkipTest("this machine has no route for multicast") from None
+        await self.ingest.when_logged(1)
+        self.assertEqual(self.ingest.values("raw"), ["to all"])
+        self.assertEqual(self.lines.of("GroupNotJoined"), [])
