@@ -29,3 +29,15 @@ class StoreFull(GatewayError):  # noqa: N818 - says what is, as queue.Full does
 
 class LinkDown(GatewayError):  # noqa: N818 - a state of the link, not a mistake
     """The session to ThingsBoard ended before an answer came; whether the message arrived is not known."""
+
+
+class NoAnswer(GatewayError):  # noqa: N818 - says what is
+    """ThingsBoard did not answer a question within the time."""
+
+
+class CommandFailed(GatewayError):  # noqa: N818 - says what is
+    """A command for a device could not be carried out. The text goes back to ThingsBoard as the answer's `error`."""
+
+
+class UnknownDevice(CommandFailed):
+    """The device is none of this connector's."""

@@ -6,12 +6,12 @@ Everything here runs in the reactor's thread. No method blocks: what takes time 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from tbgw.model import Device, Draft, Reading, Row, SessionLimits
+from tbgw.model import Device, Draft, Reading, Row, SessionLimits, Value
 
 
 class IReceipt(Interface):
@@ -66,6 +66,38 @@ class IConnector(Interface):
 
     connector_name = Attribute("Name from the configuration; unique among the connectors.")
     connector_type = Attribute("`socket`, `xmpp` or `ocpp`.")
+
+    def attributes_changed(device: str, values: Mapping[str, Value], deleted: Sequence[str]) -> None:
+        """
+        Shared attributes of a device were set or deleted: pass on what the configuration says. Nobody waits for the
+        outcome; what cannot be passed on is counted. Never raises for what is in the arguments.
+        """
+
+    def command(device: str, method: str, params: Value) -> Deferred[Value]:
+        """
+        A command for a device. Fires with the answer, a JSON value; fails with `CommandFailed`, whose text names the
+        error: device gone, time-out, refused, bad parameters, unknown method; with `UnknownDevice` when the connector
+        does not have it. May be cancelled, and then does nothing more about it.
+        """
+
+    def own_command(method: str, params: Value) -> Deferred[Value]:
+        """
+        A command for the gateway itself whose name began with this connector's type: `socket_set` comes as `set`. As
+        `command`; the device, if there is one, is named in the parameters. `UnknownDevice` lets the next connector of
+        the type be asked, so it has to be told before anything is done.
+        """
+
+
+class IDownlink(Interface):
+    """What connectors may ask of ThingsBoard. One for the whole gateway."""
+
+    def request_attributes(
+        device: Device, scope: Literal["shared", "client"], keys: Sequence[str]
+    ) -> Deferred[dict[str, Value]]:
+        """
+        The present values of these attributes; what ThingsBoard does not have is absent. Fails with `LinkDown` when
+        there is no session or it ends first, with `NoAnswer` after a time. May be cancelled.
+        """
 
 
 class IPressureListener(Interface):
@@ -145,8 +177,11 @@ class IUplinkListener(Interface):
         of the devices yet, whatever was said in an earlier session.
         """
 
-    def link_down() -> None:
-        """The session is over. All Deferreds of `publish` have failed or are about to."""
+    def link_down(code: int | None = None) -> None:
+        """
+        The session is over. All Deferreds of `publish` have failed or are about to. `code` is the reason code of the
+        server's DISCONNECT (MQTT 5), None when it said none.
+        """
 
     def message_received(topic: str, payload: bytes) -> None:
         """ThingsBoard sent something on a gateway or device topic; it is acknowledged when this returns."""

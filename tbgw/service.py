@@ -31,7 +31,7 @@ from tbgw.config.loader import load_folder
 from tbgw.config.thingsboard import session_limits
 from tbgw.connectors.parsers import PARSERS
 from tbgw.errors import StoreError, StoreFull
-from tbgw.interfaces import IStatusSource
+from tbgw.interfaces import IStatusSource, IUplinkListener
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.model import Device, SessionLimits
@@ -80,6 +80,9 @@ class Gateway(Service):
         self.spool = self._build_spool()
         self.uplink = self._build_uplink()
         section = config.thingsboard
+        self.downlink = Downlink(
+            self.uplink.publish, self.events, reactor, self.registry.connector, section.max_payload_bytes
+        )
         self.forwarder = Forwarder(
             self.spool,
             self.uplink,
@@ -91,9 +94,9 @@ class Gateway(Service):
             limits_changed=lambda limits: self.ingest.set_limits(self._pack_limits(limits)),
             combine=lambda announced: session_limits(section, announced),
             backlog_share=section.backlog_share_percent / 100,
-            message_received=Downlink(self.uplink.publish, self.events).message_received,
+            message_received=self.downlink.message_received,
         )
-        self.uplink.set_listener(self.forwarder)
+        self.uplink.set_listener(_Both(self.downlink, self.forwarder))
         device_filter = config.device_filter
         self.ingest = Ingest(
             self.spool,
@@ -111,6 +114,7 @@ class Gateway(Service):
         self.connectors = [
             connector for entry in config.connectors if (connector := self._build_connector(entry)) is not None
         ]
+        self.downlink.set_connectors(self.connectors)
         self._importer = self._build_importer()
         self._listening = False
         self._opened: Deferred[None] | None = None
@@ -306,7 +310,9 @@ class Gateway(Service):
             )
             for device in config.devices
         ]
-        return SocketConnector(entry.name, config, devices, self.ingest, self.events, self._reactor, self._now_ms)
+        return SocketConnector(
+            entry.name, config, devices, self.ingest, self.events, self._reactor, self._now_ms, self.downlink
+        )
 
     # IService
 
@@ -450,6 +456,24 @@ class Gateway(Service):
             "devices": len(self.registry),
             "counters": self.counters.snapshot(),
         }
+
+
+@implementer(IUplinkListener)
+class _Both:
+    """The two who live on the link: what goes down knows of a session before anything of it is sent up."""
+
+    def __init__(self, downlink: Downlink, forwarder: Forwarder) -> None:
+        self._downlink = downlink
+        self._forwarder = forwarder
+        self.message_received = forwarder.message_received
+
+    def link_up(self, limits: SessionLimits) -> None:
+        self._downlink.link_up(limits)
+        self._forwarder.link_up(limits)
+
+    def link_down(self, code: int | None) -> None:
+        self._downlink.link_down(code)
+        self._forwarder.link_down(code)
 
 
 def _first_command(config: GatewayConfig) -> str:

@@ -56,7 +56,8 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> IService:
     """The gateway of these options. Called by twistd once its own options, such as the reactor, are settled."""
-    if not options.config.thingsboard.security.tls:
+    wants_tls = [getattr(entry.config, "needs_tls", False) for entry in options.config.connectors]
+    if not options.config.thingsboard.security.tls and not any(wants_tls):
         leave_out_tls()
     from twisted.internet import reactor
 

@@ -1,4 +1,4 @@
-"""TLS for outgoing links, for every part of the gateway that dials out: verified, 1.2 at least (P-02 to P-05).
+"""TLS for every part of the gateway: verified where we dial out, 1.2 at least in either role (P-02 to P-05).
 
 Twisted 26.4 to 26.10 let through any certificate of a trusted authority that bears no subjectAltName, for any host
 name: service-identity raises `CertificateError` for it, the library's callback catches `VerificationError` only, and
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tbgw.errors import ConfigurationError
 
@@ -49,6 +49,35 @@ class ClientTLS:
     """PEM file with its key, without a passphrase."""
     accept_any_server: bool = False
     """Do not verify at all. Whoever sits on the way can then read and change everything."""
+
+
+@dataclass(frozen=True)
+class ServerTLS:
+    """What the configuration says about TLS of one listener."""
+
+    certificate: Path
+    """PEM file with our own certificate, followed by its chain if there is one."""
+    private_key: Path
+    """PEM file with its key, without a passphrase."""
+    client_ca: Path | None = None
+    """PEM file with the authorities whose certificates clients must show; None asks for none."""
+
+
+def server_creator(tls: ServerTLS) -> Any:
+    """
+    What `TLSMemoryBIOFactory` wants of a server (`CertificateOptions`). The files are read now. Raises
+    ConfigurationError as `client_creator` does. With `client_ca`, who shows no certificate of it is refused.
+    """
+    from twisted.internet import ssl
+
+    certificate, key, chain = _own_certificate(tls)
+    return ssl.CertificateOptions(
+        privateKey=key,
+        certificate=certificate,
+        extraCertChain=chain,
+        trustRoot=_trust_root(tls.client_ca) if tls.client_ca is not None else None,
+        insecurelyLowerMinimumTo=ssl.TLSVersion.TLSv1_2,  # states the minimum exactly, whatever the default becomes
+    )
 
 
 def client_creator(tls: ClientTLS) -> IOpenSSLClientConnectionCreator:
@@ -139,7 +168,7 @@ def _trust_root(ca_cert: Path | None):  # type: ignore[no-untyped-def] # Twisted
     return ssl.trustRootFromCertificates(authorities)
 
 
-def _own_certificate(tls: ClientTLS):  # type: ignore[no-untyped-def] # OpenSSL's objects, handed on as they are
+def _own_certificate(tls: ClientTLS | ServerTLS):  # type: ignore[no-untyped-def] # OpenSSL's objects, handed on as they are
     if tls.certificate is None and tls.private_key is None:
         return None, None, None
     if tls.certificate is None or tls.private_key is None:

@@ -112,7 +112,7 @@ class DeviceRegistry:
         return known.profile if known is not None else "default"
 
     def connector(self, name: str) -> str:
-        """The connector that it belongs to."""
+        """Name of the connector that it spoke through last; empty for one that never spoke."""
         known = self._known.get(name)
         return known.connector if known is not None else ""
 

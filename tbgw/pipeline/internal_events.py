@@ -207,15 +207,51 @@ class DeviceNotAnnounced(Event):
 
 
 @dataclass(frozen=True)
-class CommandUnanswerable(Event):
-    """A command came for which there is no one yet."""
+class CommandRefused(Event):
+    """A command from ThingsBoard was answered with an error."""
 
     device: str
     method: str
+    why: str
     level = LogLevel.warn
     counter = "commands_refused"
     limited = True
-    text = "command {method!r} for device {device!r} answered with an error: commands to devices are not here yet"
+    text = "command {method!r} for device {device!r} answered with an error: {why}"
+
+
+@dataclass(frozen=True)
+class CommandRepeated(Event):
+    """ThingsBoard sent a command again that is being carried out: there will be one answer, to both."""
+
+    device: str
+    method: str
+    level = LogLevel.debug
+    counter = "commands_repeated"
+    limited = True
+    text = "command {method!r} for device {device!r} came again while it is being carried out"
+
+
+@dataclass(frozen=True)
+class AnswerDropped(Event):
+    """An answer to ThingsBoard that cannot be sent: its session is over, or too many wait already."""
+
+    device: str
+    why: str
+    level = LogLevel.warn
+    counter = "answers_dropped"
+    limited = True
+    text = "an answer of device {device!r} to ThingsBoard is dropped: {why}"
+
+
+@dataclass(frozen=True)
+class UpdateUndeliverable(Event):
+    """A shared attribute changed of a device that no connector has."""
+
+    device: str
+    level = LogLevel.debug
+    counter = "attribute_updates_ignored"
+    limited = True
+    text = "shared attributes of device {device!r} changed, which no connector has at present"
 
 
 @dataclass(frozen=True)

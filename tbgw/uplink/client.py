@@ -238,38 +238,34 @@ class Uplink(Service):
         was_up, self.connected = self.connected, False
         # Our own reason says more than "connection aborted", when it was we who gave the session up.
         why = self._why = self._why or str(reason) or type(reason).__name__
-        if self._closing:
-            if was_up and self._listener is not None:
-                self._listener.link_down()
-            return
+        if not self._closing:
+            self._tell_end(reason, was_up, why)
+        if was_up and self._listener is not None:
+            self._listener.link_down(int(reason.reason_code) if isinstance(reason, ServerDisconnected) else None)
+
+    def _tell_end(self, reason: Exception, was_up: bool, why: str) -> None:
+        """Say why the session ended, and plan when the next one begins."""
         if self._versions.failed(reason):
             self._delay = OTHER_VERSION_SECONDS
             self._events.emit(OtherVersion(where=self._where, why=why))
             return
         code = int(reason.connack.reason_code) if isinstance(reason, ConnectionRefused) else 0
-        if code in REFUSED_CREDENTIALS:
+        taken_over = isinstance(reason, ServerDisconnected) and reason.reason_code == TAKEN_OVER
+        if code in REFUSED_CREDENTIALS or taken_over:
             self._credential_failures += 1
             self._plan_delay()
-            self._events.emit(CredentialsRefused(where=self._where, code=code, retry_seconds=self._delay))
-            return
-        if isinstance(reason, ServerDisconnected) and reason.reason_code == TAKEN_OVER:
-            self._credential_failures += 1
-            self._plan_delay()
-            self._events.emit(SessionTakenOver(where=self._where, retry_seconds=self._delay))
-            if was_up and self._listener is not None:
-                self._listener.link_down()
+            if taken_over:
+                self._events.emit(SessionTakenOver(where=self._where, retry_seconds=self._delay))
+            else:
+                self._events.emit(CredentialsRefused(where=self._where, code=code, retry_seconds=self._delay))
             return
         self._credential_failures = 0
         if was_up and self._clock.seconds() - self._up_since >= STABLE_SECONDS:
             self._failures = 0
         self._failures += 1
         self._plan_delay()
-        if not was_up:
-            self._events.emit(LinkFailed(where=self._where, why=why, retry_seconds=self._delay))
-            return
-        self._events.emit(LinkLost(where=self._where, why=why, retry_seconds=self._delay))
-        if self._listener is not None:
-            self._listener.link_down()
+        kind = LinkLost if was_up else LinkFailed
+        self._events.emit(kind(where=self._where, why=why, retry_seconds=self._delay))
 
     # Dialling.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from tbgw.config.findings import Severity
 from tbgw.config.values import Refused
 from tbgw.connectors.socket.addresses import parse_filter
 from tbgw.connectors.socket.config import Datapoint, SocketConfig, SocketDevice, parse
+from tbgw.connectors.socket.framing import Framing
+from tbgw.connectors.socket.links import Target
 from tbgw.model import ON_RECEIVED, ReportStrategy, ReportType
 from tests.config.fakes import FolderCase, tree
 
@@ -30,6 +33,9 @@ class SocketConfigCase(FolderCase):
             after.remove(line)
         return after
 
+    def listener(self, **value: Any) -> SocketConfig:
+        return self.parse({"socket": value, "devices": [DEVICE]})
+
 
 class FormTests(SocketConfigCase):
     """The two forms of the file."""
@@ -38,7 +44,7 @@ class FormTests(SocketConfigCase):
         """An empty file has the documented defaults, and a doubt because nobody may connect."""
         found = self.parse({})
         self.assertEqual(
-            found, SocketConfig("TCP", "127.0.0.1", 50000, 1024, (), None, max_connections=10_000, delimiter=None)
+            found, SocketConfig("TCP", "127.0.0.1", 50000, 1024, (), None, max_connections=10_000)
         )
         self.assertEqual((self.faults(), len(self.lines())), ([], 1))
 
@@ -83,9 +89,6 @@ class FormTests(SocketConfigCase):
 class ListenerTests(SocketConfigCase):
     """The object `socket`."""
 
-    def listener(self, **value: Any) -> SocketConfig:
-        return self.parse({"socket": value, "devices": [DEVICE]})
-
     def test_values(self):
         """All of it is read."""
         found = self.listener(type="TCP", address="::", port="7000", maxConnections=5)
@@ -115,7 +118,9 @@ class ListenerTests(SocketConfigCase):
             ({"delimiterHex": "0d0a"}, b"\r\n"),
             ({"type": "delimiter", "delimiterHex": "0D 0A"}, b"\r\n"),
         ):
-            self.assertEqual(self.listener(framing=value).delimiter, delimiter, value)
+            framing = self.listener(framing=value).framing
+            found = framing.delimiter if framing.type == "delimiter" else None
+            self.assertEqual((found, framing.type), (delimiter, "delimiter" if delimiter else "none"), value)
         self.assertEqual(self.lines(), [])
 
     def test_bad_framing(self):
@@ -138,7 +143,7 @@ class ListenerTests(SocketConfigCase):
 
     def test_idle_framing(self):
         """Framing with UDP, and a delimiter beside type none, are doubts."""
-        self.assertIsNone(self.listener(framing={"type": "none", "delimiter": "x"}).delimiter)
+        self.assertEqual(self.listener(framing={"type": "none", "delimiter": "x"}).framing.type, "none")
         self.listener(type="UDP", framing={"delimiter": "x"})
         self.assertEqual(len(self.lines(Severity.DOUBT)), 2)
 
@@ -149,7 +154,7 @@ class DeviceTests(SocketConfigCase):
     def test_defaults(self):
         """A filter and a name are all that a device needs."""
         self.assertEqual(
-            self.device(), SocketDevice(parse_filter("*:*"), "Scale", "default", "utf-8", (), (), (), (), (), None)
+            self.device(), SocketDevice(parse_filter("*:*"), "Scale", "default", "utf-8", (), (), (), (), ())
         )
         self.assertEqual(self.lines(), [])
 
@@ -303,3 +308,135 @@ class DeviceTests(SocketConfigCase):
         found = self.parse({"devices": [{"deviceName": "x"}, DEVICE, {**DEVICE, "encoding": "?"}]})
         self.assertEqual(len(found.devices), 2)
         self.assertEqual(len(self.faults()), 2)
+
+
+class NewKeysTests(SocketConfigCase):
+    """What is ours, beyond the reference's keys."""
+
+    def doubts(self) -> list[str]:
+        return self.lines(Severity.DOUBT)
+
+    def test_framings(self):
+        """Every framing with its keys, without a word."""
+        for value, expected in (
+            ({"type": "fixed", "length": 4}, Framing("fixed", length_bytes=4)),
+            (
+                {"type": "length", "lengthBytes": 4, "byteOrder": "little", "lengthCounts": "all", "keepHeader": True},
+                Framing("length", prefix_bytes=4, prefix_order="little", prefix_counts="all", keep_prefix=True),
+            ),
+            ({"type": "markers", "startHex": "02", "end": "\\x03"}, Framing("markers", start=b"\2", end=b"\3")),
+            ({"type": "gap", "gapMs": 20, "onOverflow": "close"}, Framing("gap", gap_ms=20, on_overflow="close")),
+        ):
+            found = self.listener(framing=value).framing
+            self.assertEqual({**asdict(found), "end": b""}, {**asdict(expected), "end": b""})
+            if found.type == "markers":
+                self.assertEqual(found.end, expected.end)
+        self.assertEqual(self.lines(), [])
+
+    def test_framings_at_fault(self):
+        """What cannot be is a fault; a key of another framing is a doubt."""
+        for value in (
+            {"type": "fixed"},
+            {"type": "fixed", "length": 5000},
+            {"type": "markers", "start": "<"},
+            {"type": "markers", "start": "a", "end": "ba"},
+            {"type": "length", "lengthBytes": 9},
+            {"type": "length", "lengthCounts": "some"},
+        ):
+            before = len(self.faults())
+            self.listener(framing=value)
+            self.assertEqual(len(self.faults()), before + 1, value)
+        self.listener(framing={"type": "gap", "delimiter": ";"})
+        self.assertEqual(len(self.doubts()), 1)
+
+    def test_values(self):
+        """Typed values are read; their width ends the slice."""
+        points = [
+            {"key": "a", "byteFrom": 2, "type": "uint16", "byteOrder": "little", "scale": 0.1},
+            {"key": "b", "regex": "x=([0-9]+)", "type": "number"},
+            {"key": "c", "column": 3, "separator": ";"},
+            {"key": "d", "value": "${a.b}", "map": {"1": "on"}},
+            {"key": "e", "byteFrom": 0, "byteTo": 1, "type": "bits", "bit": 2, "bits": 3},
+        ]
+        found = self.device(telemetry=points).telemetry
+        self.assertEqual((found[0].kind, found[0].end, found[0].plain), ("uint", 4, False))
+        self.assertEqual(found[3].names, (("1", "on"),))
+        self.assertEqual(self.lines(), [])
+
+    def test_values_at_fault(self):
+        """What makes no sense together is a fault with its line."""
+        for point in (
+            {"type": "uint12"},
+            {"type": "uint16", "byteFrom": 0, "byteTo": 3},
+            {"type": "float", "byteFrom": 0, "byteTo": 3},
+            {"type": "uint24", "byteOrder": "bigSwapped"},
+            {"type": "bits"},
+            {"type": "string", "scale": 2},
+            {"type": "string", "bit": 1},
+            {"regex": "("},
+            {"regex": "x"},
+            {"regex": "(x)", "group": 2},
+            {"regex": "(x)", "column": 1},
+            {"value": "${a[}"},
+            {"column": 1, "separator": ""},
+        ):
+            before = len(self.faults())
+            self.parse({"devices": [{**DEVICE, "telemetry": [{"key": "k", **point}]}]})
+            self.assertEqual(len(self.faults()), before + 1, point)
+
+    def test_did_you_mean(self):
+        """A slip in a new key is named with the key that was meant."""
+        self.device(telemetry=[{"key": "k", "byteOrdr": "big"}])
+        self.listener(maxConnectionPerAddress=5)
+        self.assertIn("did you mean byteOrder?", self.doubts()[0] + self.doubts()[1])
+        self.assertIn("did you mean maxConnectionsPerAddress?", self.doubts()[0] + self.doubts()[1])
+
+    def test_client(self):
+        """Targets are given, or are the devices with one address and port; with neither it is a fault."""
+        devices = [{"address": "10.0.0.7:502", "deviceName": "a"}, {"address": "10.0.0.8:*", "deviceName": "b"}]
+        found = self.parse({"socket": {"role": "client"}, "devices": devices})
+        self.assertEqual(found.targets, (Target("10.0.0.7", 502),))
+        found = self.parse({"socket": {"role": "client", "targets": ["plc.local:502", "[::1]:7"]}, "devices": devices})
+        self.assertEqual([str(one) for one in found.targets], ["plc.local:502", "[::1]:7"])
+        self.assertEqual(self.lines(), [])
+        self.parse({"socket": {"role": "client"}, "devices": devices[1:]})
+        for target in ("10.0.0.7", "10.0.0.7:0", "::1:7", "http://x:7", ":7", "[10.0.0.7]:7"):
+            self.parse({"socket": {"role": "client", "targets": [target, "x:1"]}, "devices": devices})
+        self.assertEqual(len(self.faults()), 7)
+
+    def test_tls_and_groups(self):
+        """TLS needs its files, is not for UDP, and says that OpenSSL is needed; groups are multicast addresses."""
+        self.assertFalse(self.listener().needs_tls)
+        self.assertEqual(self.listener(type="UDP", multicastGroups=["239.1.2.3"]).groups, ("239.1.2.3",))
+        self.assertEqual(self.lines(), [])
+        faulty: tuple[dict[str, Any], ...] = (
+            {"tls": {}},
+            {"tls": {"certificate": "nowhere.pem", "privateKey": "nowhere.key"}},
+            {"type": "UDP", "multicastGroups": ["10.0.0.1"]},
+            {"multicastGroups": ["239.1.2.3"]},
+        )
+        for bad in faulty:
+            before = len(self.faults())
+            self.listener(**bad)
+            self.assertGreater(len(self.faults()), before, bad)
+        self.assertTrue(self.listener(role="client", targets=["x:1"], tls={}).needs_tls)
+
+    def test_downlink_keys(self):
+        """Expressions, times and hex texts of the way down are checked."""
+        found = self.device(
+            serverSideRpc=[{"methodRPC": "m", "responseExpression": "OK", "response": {"type": "uint8"}}],
+            polls=[{"request": "00ff", "encoding": "hex"}],
+        )
+        self.assertEqual((found.rpcs[0].timeout_ms, found.polls[0].period_ms), (5000, 1000))
+        self.assertEqual(self.lines(), [])
+        for bad in (
+            {"serverSideRpc": [{"methodRPC": "m", "responseExpression": "${x}"}]},
+            {"serverSideRpc": [{"methodRPC": "m", "responseTimeoutMs": 0}]},
+            {"serverSideRpc": [{"methodRPC": "m", "valueExpression": "${"}]},
+            {"polls": [{"request": "xyz", "encoding": "hex"}]},
+            {"attributeUpdates": [{"attributeOnThingsBoard": "a", "valueExpression": "xyz", "encoding": "hex"}]},
+            {"deviceName": "${[a:b]}"},
+        ):
+            before = len(self.faults())
+            self.parse({"devices": [{**DEVICE, **bad}]})
+            self.assertEqual(len(self.faults()), before + 1, bad)

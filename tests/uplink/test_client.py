@@ -99,8 +99,8 @@ class Listener:
     def link_up(self, limits: SessionLimits) -> None:
         self.told.append(("up", limits))
 
-    def link_down(self) -> None:
-        self.told.append("down")
+    def link_down(self, code: int | None) -> None:
+        self.told.append("down" if code is None else f"down {code:#x}")
 
     def message_received(self, topic: str, payload: bytes) -> None:
         self.told.append((topic, payload))
@@ -406,6 +406,6 @@ class VersionTests(UplinkTestCase):
         if server.transport.connected:
             self.lose()
         self.assertEqual(self.counters.get("sessions_taken_over"), 1)
-        self.assertEqual(self.listener.told[1:], ["down"])
+        self.assertEqual(self.listener.told[1:], ["down 0x8e"])
         (call,) = self.clock.getDelayedCalls()
         self.assertEqual(call.getTime() - self.clock.seconds(), CREDENTIALS_RETRY_SECONDS)

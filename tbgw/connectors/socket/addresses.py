@@ -59,6 +59,18 @@ class AddressFilter:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def one_address(self) -> bool:
+        """Whether only one address is admitted, or the two of `localhost`."""
+        return self.networks is not None and all(one.prefixlen == one.max_prefixlen for one in self.networks)
+
+    @property
+    def single(self) -> tuple[str, int] | None:
+        """Address and port, if only one of each is admitted."""
+        if self.networks is None or not self.one_address or self.first_port != self.last_port:
+            return None
+        return str(self.networks[0].network_address), self.first_port
+
 
 def parse_filter(text: str) -> AddressFilter:
     """

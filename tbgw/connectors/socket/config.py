@@ -2,49 +2,76 @@
 """What a socket connector's file says, typed (spec configuration-and-apis, 1A).
 
 Old flat files and new ones, and every spelling that documents, samples and code of the reference disagree about, end in
-the same `SocketConfig`. `maxConnections` and `framing` are ours.
+the same `SocketConfig`. What is ours, and not the reference's, is listed in docs/socket.md.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from tbgw.config.schema import (
     CONNECTOR_FILE_INERT,
     NO_CUSTOM_CODE,
-    NOT_YET,
     Node,
     Refused,
     Reporter,
     config_section,
-    did_you_mean,
     flag,
     integer,
     one_of,
     printable,
     read_host,
-    read_integer,
     read_items,
     read_object,
     read_section,
     read_text,
     report_strategy,
     section,
-    sections,
     setting,
     settings_of,
     text,
 )
 from tbgw.connectors.socket.addresses import AddressFilter, parse_filter
+from tbgw.connectors.socket.fields import (
+    Datapoint,
+    Field,
+    Timestamp,
+    read_datapoint,
+    read_encoding,
+    read_field,
+    read_template,
+    read_timestamp,
+)
+from tbgw.connectors.socket.framing import Framing
+from tbgw.connectors.socket.links import TLS, Target, read_framing, read_groups, read_target, read_tls
+from tbgw.connectors.socket.naming import compile_name
+from tbgw.expressions import ExpressionError
 from tbgw.model import ReportStrategy
+
+__all__ = [
+    "AttributeRequest",
+    "AttributeUpdate",
+    "Datapoint",
+    "Field",
+    "Framing",
+    "Poll",
+    "Rpc",
+    "SocketConfig",
+    "SocketDevice",
+    "Target",
+    "Timestamp",
+    "parse",
+]
 
 MAX_BUFFER_BYTES = 1024 * 1024
 """Largest `bufferSize`: each connection may hold that much. A datagram has less than 64 KiB anyway."""
-MAX_DELIMITER_BYTES = 16
-MAX_OFFSET = 1 << 30
+MAX_RESPONSE_MS = 110_000
+"""Longest wait for a device's answer: ThingsBoard's side of it ends at two minutes."""
+MAX_SECONDS = 24 * 3600
+_WHOLE_READS = Framing()
 
 COMPARISON = re.compile(
     r"\$\{\[(?:(?P<start>-?[0-9]{1,9})?(?P<colon>:)(?P<stop>-?[0-9]{1,9})?|(?P<at>-?[0-9]{1,9}))\]==(?P<text>.*)\}",
@@ -52,12 +79,6 @@ COMPARISON = re.compile(
 )
 """A request expression such as `${[0:3]==atr}`; also `${[:3]==x}`, `${[3:]==x}` and `${[0]==x}` (S-05)."""
 _SLICES = re.compile(r"\[(-?[0-9]{0,9}:-?[0-9]{0,9}|-?[0-9]{1,9})\]")
-
-_NOT_FOR_DATA = ("utf-7", "unicode-escape", "raw-unicode-escape", "idna", "punycode", "undefined")
-"""Python's text codecs that are no encodings of what devices send; some yield what JSON cannot carry."""
-_USUAL_ENCODINGS = ("utf-8", "hex", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "latin-1")
-
-_OFFSET = read_integer(-MAX_OFFSET, MAX_OFFSET)
 
 
 def _read_filter(node: Node, reporter: Reporter) -> AddressFilter:
@@ -67,100 +88,34 @@ def _read_filter(node: Node, reporter: Reporter) -> AddressFilter:
         raise Refused(str(error)) from None
 
 
-def _read_key(node: Node, reporter: Reporter) -> str:
-    key = read_text(node, reporter)
-    if key != key.strip():
-        raise Refused("begins or ends with a blank, which ThingsBoard does not allow in a key")
-    return key
-
-
-def _read_end(node: Node, reporter: Reporter) -> int | None:
-    end: int = _OFFSET(node, reporter)
-    return None if end == -1 else end
-
-
-def _read_encoding(node: Node, reporter: Reporter) -> str:
-    name = read_text(node, reporter).strip()
-    if name.lower() == "hex":
-        return "hex"
-    try:
-        "".encode(name)  # unlike a look-up, this refuses codecs that are not of text, such as base64
-        fit = name.lower().replace("_", "-") not in _NOT_FOR_DATA
-    except (LookupError, ValueError):
-        fit = False
-    if not fit:
-        hint = did_you_mean(name, _USUAL_ENCODINGS)
-        raise Refused(
-            f'"{printable(name)}" is no encoding; allowed are {", ".join(_USUAL_ENCODINGS)} and other text '
-            f"encodings of Python{hint}"
-        )
-    return name
-
-
-def _text_of(node: Node) -> str:
-    """A text that may be blank, as a delimiter may."""
+def _read_plain_text(node: Node, reporter: Reporter) -> str:
+    """A text that may be empty or blank."""
     if not isinstance(node.value, str):
         raise Refused(f"is {node.kind}, must be a text in double quotes")
     return node.value
 
 
-def _read_delimiter(node: Node, reporter: Reporter) -> bytes:
-    stated = _text_of(node)
-    known = {"n": b"\n", "r": b"\r", "t": b"\t", "0": b"\0", "\\": b"\\"}
-    found = b""
-    for plain, escape in re.findall(r"([^\\])|\\(x[0-9a-fA-F]{2}|.?)", stated, re.DOTALL):
-        if plain:
-            found += plain.encode()
-        elif len(escape) == 3:
-            found += bytes.fromhex(escape[1:])
-        elif escape in known:
-            found += known[escape]
-        else:
-            raise Refused("has a backslash that is not one of \\n \\r \\t \\0 \\xHH or \\\\")
-    return _fit_delimiter(found)
+def _read_comparison(node: Node, reporter: Reporter) -> str:
+    expression = read_text(node, reporter)
+    if "${" in expression and not COMPARISON.fullmatch(expression):
+        raise Refused("must be a comparison such as ${[0:2]==OK}, or a fixed beginning without ${}, such as OK")
+    return expression
 
 
-def _read_hex(node: Node, reporter: Reporter) -> bytes:
-    try:
-        found = bytes.fromhex(read_text(node, reporter))
-    except ValueError:
-        raise Refused("must be pairs of hex digits, such as 0d0a") from None
-    return _fit_delimiter(found)
+def _with_encoding_checked(read: Callable[[Node, Reporter], Any], key: str) -> Callable[[Node, Reporter], Any]:
+    """A reader of a section that has a fixed text in an encoding, which has to be possible in it."""
 
+    def checked(node: Node, reporter: Reporter) -> Any:
+        found = read(node, reporter)
+        given = node.member(key)
+        if found.encoding == "hex" and given is not None and "${" not in str(given.value):
+            try:
+                bytes.fromhex(str(given.value))
+            except ValueError:
+                reporter.fault(given, "must be pairs of hex digits, because encoding is hex")
+        return found
 
-def _fit_delimiter(delimiter: bytes) -> bytes:
-    if not 1 <= len(delimiter) <= MAX_DELIMITER_BYTES:
-        raise Refused(f"has {len(delimiter)} bytes, must have 1 to {MAX_DELIMITER_BYTES}")
-    return delimiter
-
-
-@config_section
-class Datapoint:
-    """One entry of `telemetry` or `attributes`: a slice of the message, stored under a key."""
-
-    key: str = setting("key", read=_read_key, doc="Name of the value in ThingsBoard.")
-    byte_from: int = setting(
-        "byteFrom",
-        read=_OFFSET,
-        default=0,
-        unit="bytes",
-        doc="First byte; a negative one counts from the end, as in Python.",
-    )
-    byte_to: int | None = setting(
-        "byteTo",
-        read=_read_end,
-        default=None,
-        unit="bytes",
-        doc="First byte that is not taken; -1 (here: None) is the end of the message, other negatives as in Python.",
-    )
-    report: ReportStrategy | None = report_strategy("When this value is sent on.")
-
-
-def _read_datapoint(node: Node, reporter: Reporter) -> Datapoint:
-    point = read_section(Datapoint, node, reporter)
-    if point.byte_to is not None and 0 <= point.byte_to <= point.byte_from:
-        reporter.doubt(node, f"takes no byte: from {point.byte_from}, up to but without {point.byte_to}")
-    return point
+    return checked
 
 
 @config_section
@@ -189,6 +144,22 @@ class AttributeRequest:
         doc="Whether attributeNameExpression is the name itself or slices of the message such as [3:].",
     )
 
+    encoding: str | None = setting(
+        "encoding", read=read_encoding, default=None, doc="How the answer is written; None: the device's encoding."
+    )
+    answer: str = setting(
+        "answerExpression",
+        read=read_template,
+        default="${values}",
+        doc="What is sent: ${values} is the value, or of several names a JSON object; ${device}, ${values.<name>}.",
+    )
+    not_found: str = setting(
+        "notFoundAnswer",
+        read=_read_plain_text,
+        default="null",
+        doc="What ${values} is when ThingsBoard does not have the attribute; empty: no answer.",
+    )
+
     INERT: ClassVar[Mapping[str, str]] = {"expressionType": "without effect: the two ...Source keys say it"}
 
 
@@ -198,7 +169,13 @@ class AttributeUpdate:
 
     attribute: str = text("attributeOnThingsBoard", doc="Name of the shared attribute.")
     encoding: str | None = setting(
-        "encoding", read=_read_encoding, default=None, doc="How its value is written; None: the device's encoding."
+        "encoding", read=read_encoding, default=None, doc="How its value is written; None: the device's encoding."
+    )
+    value: str = setting(
+        "valueExpression",
+        read=read_template,
+        default="${attributeValue}",
+        doc="What is sent, with ${attributeKey}, ${attributeValue} and ${deviceName}.",
     )
 
 
@@ -212,7 +189,54 @@ class Rpc:
         "methodProcessing", choices=("write", "read"), default="write", doc="Write to the device, or wait for it."
     )
     encoding: str | None = setting(
-        "encoding", read=_read_encoding, default=None, doc="How the data is written; None: the device's encoding."
+        "encoding", read=read_encoding, default=None, doc="How the data is written; None: the device's encoding."
+    )
+    value: str = setting(
+        "valueExpression",
+        read=read_template,
+        default="${params}",
+        doc="What is sent, with ${params}, ${params.<name>}, ${methodName} and ${deviceName}.",
+    )
+    timeout_ms: int = integer(
+        "responseTimeoutMs",
+        minimum=1,
+        maximum=MAX_RESPONSE_MS,
+        default=5000,
+        unit="ms",
+        doc="How long the device may take to answer.",
+    )
+    response_expression: str | None = setting(
+        "responseExpression",
+        read=_read_comparison,
+        default=None,
+        doc="How its answer is recognised, such as ${[0:2]==OK}, or its beginning; None: the next message.",
+    )
+    response: Field | None = setting(
+        "response", read=read_field, default=None, doc="Which value of the answer goes back; None: all of it, as text."
+    )
+    response_is_data: bool = flag(
+        "responseAsTelemetry", default=False, doc="Whether the answer is taken for telemetry as well."
+    )
+
+
+@config_section
+class Poll:
+    """One entry of `polls`: what is sent to the device again and again, so that it answers with a message."""
+
+    request: str = setting("request", read=_read_plain_text, doc="What is sent, as a text in the encoding.")
+    encoding: str | None = setting(
+        "encoding", read=read_encoding, default=None, doc="How it is written; None: the device's encoding."
+    )
+    period_ms: int = integer(
+        "periodMs", minimum=10, maximum=MAX_SECONDS * 1000, default=1000, unit="ms", doc="Time between two of them."
+    )
+    timeout_ms: int = integer(
+        "responseTimeoutMs",
+        minimum=1,
+        maximum=MAX_RESPONSE_MS,
+        default=1000,
+        unit="ms",
+        doc="How long its answer keeps commands that expect one waiting.",
     )
 
 
@@ -231,6 +255,16 @@ def _read_request(node: Node, reporter: Reporter) -> AttributeRequest:
     return request
 
 
+def read_name(node: Node, reporter: Reporter) -> str:
+    """A name that may be made of `${...}`."""
+    name = read_text(node, reporter)
+    try:
+        compile_name(name)
+    except ExpressionError as error:
+        raise Refused(str(error)) from None
+    return name
+
+
 @config_section
 class SocketDevice:
     """One entry of `devices`."""
@@ -241,23 +275,29 @@ class SocketDevice:
         read=_read_filter,
         doc="Peers that this device may speak from, as ip:port with * for any; both spellings mean the same.",
     )
-    name: str = text("deviceName", doc="Name of the device in ThingsBoard.")
-    profile: str = text("deviceType", default="default", doc="Device profile in ThingsBoard.")
+    name: str = setting(
+        "deviceName",
+        read=read_name,
+        doc="Name of the device in ThingsBoard; may be made of the message or the peer: ${[0:8]}, ${id}, ${address}.",
+    )
+    profile: str = setting(
+        "deviceType", read=read_name, default="default", doc="Device profile in ThingsBoard; may be made likewise."
+    )
     encoding: str = setting(
         "encoding",
-        read=_read_encoding,
+        read=read_encoding,
         default="utf-8",
         doc="How the device's bytes become text: hex, or a text codec of Python.",
     )
     telemetry: tuple[Datapoint, ...] = setting(
         "telemetry",
         "timeseries",
-        read=read_items(_read_datapoint),
+        read=read_items(read_datapoint),
         default=(),
         doc="Time series to take from each message.",
     )
     attributes: tuple[Datapoint, ...] = setting(
-        "attributes", read=read_items(_read_datapoint), default=(), doc="Client attributes to take from each message."
+        "attributes", read=read_items(read_datapoint), default=(), doc="Client attributes to take from each message."
     )
     attribute_requests: tuple[AttributeRequest, ...] = setting(
         "attributeRequests",
@@ -265,17 +305,27 @@ class SocketDevice:
         read=read_items(_read_request),
         default=(),
         doc="Messages by which the device asks for attribute values.",
-        later=NOT_YET,
     )
-    attribute_updates: tuple[AttributeUpdate, ...] = sections(
-        AttributeUpdate,
+    attribute_updates: tuple[AttributeUpdate, ...] = setting(
         "attributeUpdates",
+        read=read_items(_with_encoding_checked(lambda n, r: read_section(AttributeUpdate, n, r), "valueExpression")),
         default=(),
         doc="Shared attributes that are passed on to the device.",
-        later=NOT_YET,
     )
-    rpcs: tuple[Rpc, ...] = sections(
-        Rpc, "serverSideRpc", default=(), doc="RPC methods that are passed on to the device.", later=NOT_YET
+    rpcs: tuple[Rpc, ...] = setting(
+        "serverSideRpc",
+        read=read_items(_with_encoding_checked(lambda n, r: read_section(Rpc, n, r), "valueExpression")),
+        default=(),
+        doc="RPC methods that are passed on to the device.",
+    )
+    polls: tuple[Poll, ...] = setting(
+        "polls",
+        read=read_items(_with_encoding_checked(lambda n, r: read_section(Poll, n, r), "request")),
+        default=(),
+        doc="What the device is asked again and again.",
+    )
+    timestamp: Timestamp | None = setting(
+        "timestamp", read=read_timestamp, default=None, doc="Where a message says its time; None: when it came."
     )
     report: ReportStrategy | None = report_strategy("When values of this device are sent on.")
 
@@ -302,35 +352,6 @@ def _doubt_repeated_keys(points: tuple[Node, ...], reporter: Reporter) -> None:
 
 
 @config_section
-class _Framing:
-    """The object `framing`."""
-
-    type: Literal["none", "delimiter"] | None = one_of(
-        "type", choices=("none", "delimiter"), default=None, doc="What ends a message; delimiter if one is given."
-    )
-    delimiter: bytes | None = setting(
-        "delimiter", read=_read_delimiter, default=None, doc=r"Bytes that end a message, as text; \n \r \t \0 \xHH."
-    )
-    delimiter_hex: bytes | None = setting(
-        "delimiterHex", read=_read_hex, default=None, doc="The same in hex, such as 0d0a."
-    )
-
-
-def _read_framing(node: Node, reporter: Reporter) -> bytes | None:
-    framing = read_section(_Framing, node, reporter)
-    given = node.member("delimiter") or node.member("delimiterHex")
-    if framing.type == "none":
-        if given is not None:
-            reporter.doubt(given, "has no effect with type none")
-        return None
-    if node.member("delimiter") is not None and node.member("delimiterHex") is not None:
-        reporter.fault(node, "give delimiter or delimiterHex, not both")
-    if framing.type is None and given is None:
-        return None
-    return framing.delimiter or framing.delimiter_hex or b"\n"
-
-
-@config_section
 class _Listener:
     """The object `socket`; in an old file, the top."""
 
@@ -346,6 +367,26 @@ class _Listener:
         unit="bytes",
         doc="Largest message: TCP reads at most this much at once, a longer datagram is refused.",
     )
+    framing: Framing = setting(
+        "framing", read=read_framing, default=_WHOLE_READS, doc="Where a message ends in a TCP stream."
+    )
+    role: Literal["server", "client"] = one_of(
+        "role", choices=("server", "client"), default="server", doc="Whether devices connect, or are connected to."
+    )
+    targets: tuple[Target, ...] = setting(
+        "targets",
+        read=read_items(read_target),
+        default=(),
+        doc="As client: whom to connect to, as host:port; none: the devices whose address filter is one ip:port.",
+    )
+    connect_timeout_seconds: int = integer(
+        "connectTimeoutSeconds",
+        minimum=1,
+        maximum=600,
+        default=10,
+        unit="seconds",
+        doc="As client: how long connecting may take.",
+    )
     max_connections: int = integer(
         "maxConnections",
         minimum=1,
@@ -354,8 +395,57 @@ class _Listener:
         unit="connections",
         doc="TCP connections at a time.",
     )
-    delimiter: bytes | None = setting(
-        "framing", read=_read_framing, default=None, doc="Where a message ends in a TCP stream."
+    max_per_address: int = integer(
+        "maxConnectionsPerAddress",
+        minimum=1,
+        maximum=100_000,
+        default=1000,
+        unit="connections",
+        doc="TCP connections at a time from one address.",
+    )
+    max_devices: int = integer(
+        "maxDevices",
+        minimum=1,
+        maximum=100_000,
+        default=10_000,
+        unit="devices",
+        doc="Devices whose names come from messages or peers.",
+    )
+    max_messages_per_second: int = integer(
+        "maxMessagesPerSecond",
+        minimum=0,
+        maximum=1_000_000,
+        default=0,
+        unit="messages per second",
+        doc="Of one connection, or of one address with UDP; 0: any. TCP waits, a datagram is dropped.",
+    )
+    first_message_seconds: int = integer(
+        "firstMessageTimeoutSeconds",
+        minimum=0,
+        maximum=MAX_SECONDS,
+        default=0,
+        unit="seconds",
+        doc="A connection that brought no message in this time is closed; 0: never.",
+    )
+    idle_seconds: int = integer(
+        "idleTimeoutSeconds",
+        minimum=0,
+        maximum=MAX_SECONDS,
+        default=0,
+        unit="seconds",
+        doc="A connection that is silent for so long is closed; 0: never.",
+    )
+    keep_alive_seconds: int = integer(
+        "keepAliveSeconds",
+        minimum=0,
+        maximum=MAX_SECONDS,
+        default=60,
+        unit="seconds",
+        doc="When the system looks whether a silent peer is still there; 0: not at all.",
+    )
+    tls: TLS | None = setting("tls", read=read_tls, default=None, doc="TLS for the connections; None: none.")
+    groups: tuple[str, ...] = setting(
+        "multicastGroups", read=read_groups, default=(), doc="UDP: multicast groups to join."
     )
 
     INERT: ClassVar[Mapping[str, str]] = {"name": CONNECTOR_FILE_INERT["name"]}
@@ -380,7 +470,7 @@ class SocketConfig:
 
     transport: Literal["TCP", "UDP"]
     address: str
-    """Local address or host name to listen on."""
+    """Local address or host name to listen on; of UDP as client, to send from."""
     port: int
     buffer_bytes: int
     """Largest message: TCP reads at most this much at once, a longer datagram is refused."""
@@ -389,8 +479,23 @@ class SocketConfig:
     """The connector-level report strategy."""
     max_connections: int
     """TCP connections at the same time, in all."""
-    delimiter: bytes | None
-    """Ends each message in a TCP stream; None: one read is one message, as the reference has it."""
+    framing: Framing = _WHOLE_READS
+    role: Literal["server", "client"] = "server"
+    targets: tuple[Target, ...] = ()
+    connect_timeout_seconds: int = 10
+    max_per_address: int = 1000
+    max_devices: int = 10_000
+    max_messages_per_second: int = 0
+    first_message_seconds: int = 0
+    idle_seconds: int = 0
+    keep_alive_seconds: int = 60
+    tls: TLS | None = None
+    groups: tuple[str, ...] = ()
+
+    @property
+    def needs_tls(self) -> bool:
+        """Whether OpenSSL has to be there; `tap` leaves it out otherwise."""
+        return self.tls is not None
 
 
 def parse(node: Node, reporter: Reporter) -> SocketConfig:
@@ -398,11 +503,18 @@ def parse(node: Node, reporter: Reporter) -> SocketConfig:
     node = _in_new_form(node, reporter)
     file = read_section(_File, node, reporter)
     listener = file.listener
+    at = node.member("socket") or node
     if not file.devices and not reporter.faulty:
         reporter.doubt(node, "there are no devices, so nobody may connect")
     _doubt_hidden_devices(file.devices, node, reporter)
-    if listener.delimiter is not None and listener.transport == "UDP":
-        reporter.doubt(node.member("socket") or node, "framing has no effect with UDP: a datagram is one message")
+    targets = listener.targets
+    if listener.role == "client":
+        targets = targets or tuple(Target(*own) for device in file.devices if (own := device.filter.single) is not None)
+        if not targets and not reporter.faulty:
+            reporter.fault(at, "has role client and nobody to connect to: give targets, or devices with one ip:port")
+    elif targets:
+        reporter.doubt(at.member("targets") or at, "has no effect without role client")
+    _check_transport(listener, at, reporter)
     return SocketConfig(
         transport=listener.transport,
         address=listener.address,
@@ -411,8 +523,40 @@ def parse(node: Node, reporter: Reporter) -> SocketConfig:
         devices=file.devices,
         report=file.report,
         max_connections=listener.max_connections,
-        delimiter=listener.delimiter,
+        framing=listener.framing,
+        role=listener.role,
+        targets=targets if listener.role == "client" else (),
+        connect_timeout_seconds=listener.connect_timeout_seconds,
+        max_per_address=listener.max_per_address,
+        max_devices=listener.max_devices,
+        max_messages_per_second=listener.max_messages_per_second,
+        first_message_seconds=listener.first_message_seconds,
+        idle_seconds=listener.idle_seconds,
+        keep_alive_seconds=listener.keep_alive_seconds,
+        tls=listener.tls,
+        groups=listener.groups,
     )
+
+
+def _check_transport(listener: _Listener, at: Node, reporter: Reporter) -> None:
+    """What the keys of `socket` say together."""
+    if listener.transport == "UDP":
+        if listener.framing.type != "none":
+            reporter.doubt(at.member("framing") or at, "framing has no effect with UDP: a datagram is one message")
+        if listener.tls is not None:
+            reporter.fault(at.member("tls") or at, "is not possible with UDP")
+        for key in ("idleTimeoutSeconds", "firstMessageTimeoutSeconds"):
+            if (given := at.member(key)) is not None and given.value:
+                reporter.doubt(given, "has no effect with UDP, which has no connections")
+    elif listener.groups:
+        reporter.fault(at.member("multicastGroups") or at, "is for UDP")
+    tls = listener.tls
+    if tls is not None and listener.role == "server" and tls.certificate is None:
+        reporter.fault(at.member("tls") or at, "a server needs certificate and privateKey")
+    if tls is not None and listener.role == "server" and tls.accept_any_server:
+        reporter.doubt(at.member("tls") or at, "dangerouslyAcceptAnyServerCertificate is for role client")
+    if listener.framing.type == "fixed" and listener.framing.length_bytes > listener.buffer_bytes:
+        reporter.fault(at.member("framing") or at, f"length is above bufferSize, which is {listener.buffer_bytes}")
 
 
 def _in_new_form(node: Node, reporter: Reporter) -> Node:
@@ -426,13 +570,13 @@ def _in_new_form(node: Node, reporter: Reporter) -> Node:
 
 
 def _doubt_hidden_devices(devices: tuple[SocketDevice, ...], node: Node, reporter: Reporter) -> None:
-    """Of two devices with the same filter the second never gets a message."""
+    """Two devices with the same filter both get every message, which is rarely meant."""
     first: dict[AddressFilter, str] = {}
     for device in devices:
         if device.filter in first:
             reporter.doubt(
                 node.member("devices") or node,
                 f'"{printable(device.name)}" and "{printable(first[device.filter])}" have the same filter '
-                f"{printable(str(device.filter))}; only the first of them gets messages",
+                f"{printable(str(device.filter))}; every message goes to both",
             )
         first.setdefault(device.filter, device.name)

@@ -1,7 +1,8 @@
 # -*- test-case-name: tests.connectors.socket.test_converter -*-
 """From a message's bytes to values, compiled once for each device. Pure.
 
-All values are strings, as the reference has them: slice, then decode. Where this differs from the reference:
+Datapoints without any of the new keys are strings, as the reference has them: slice, then decode. Where this differs
+from the reference:
 
 * A slice that lies outside the message gives no value (the reference sends ''): the key is left out and counted. A
   slice that holds NUL bytes only does give '', in an 8-bit encoding: the device sent an empty field.
@@ -9,39 +10,30 @@ All values are strings, as the reference has them: slice, then decode. Where thi
 * `utf-16` and `utf-32` keep their NUL bytes, which are part of the characters (S-21). In all other encodings NUL
   bytes are removed from the slice, wherever they stand, as in the reference.
 
-Attribute requests are recognised here too, only to keep them out of the telemetry: the way back to the device is
-not in this version. Comparison is on bytes, the text of the expression as UTF-8, so no message can make it fail
-(S-05). An expression without `${` is a literal that the message begins with, whatever its source says (S-06).
+Typed ones are in `values`. A device whose datapoints are all plain takes the short way, which makes no objects but the
+values.
+
+Attribute requests and answers to commands are recognised here, too. Comparison is on bytes, the text of the expression
+as UTF-8, so no message can make it fail (S-05). An expression without `${` is a literal that the message begins with,
+whatever its source says (S-06).
 """
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Callable, Sequence
-from enum import Enum
+from typing import Any
 
-from tbgw.connectors.socket.config import AttributeRequest, Datapoint, SocketDevice
+from tbgw.connectors.socket.config import COMPARISON, AttributeRequest, SocketDevice
+from tbgw.connectors.socket.fields import Datapoint
+from tbgw.connectors.socket.values import Message, Skipped, compile_field, compile_timestamp, decoder
 
-Converter = Callable[[bytes], tuple[dict[str, str], dict[str, str]]]
-"""A message to (telemetry by key, attributes by key). Never raises."""
+__all__ = ["Converter", "Skipped", "compile_converter", "compile_matcher", "compile_requests"]
 
-_UNFIT = frozenset({"utf-7", "unicode-escape", "raw-unicode-escape", "idna", "punycode", "undefined"})
-"""Text codecs that are not for device data; the first three can yield half characters that JSON cannot carry."""
+Converter = Callable[[bytes], tuple[dict[str, Any], dict[str, Any], int | None]]
+"""A message to (telemetry by key, attributes by key, its own time in ms if it has one). Never raises."""
 
-_COMPARISON = re.compile(
-    r"\$\{\[(?:(?P<start>-?[0-9]{1,9})?(?P<colon>:)(?P<stop>-?[0-9]{1,9})?|(?P<at>-?[0-9]{1,9}))\]==(?P<text>.*)\}",
-    re.DOTALL,
-)
-
-
-class Skipped(Enum):
-    """Why a key got no value."""
-
-    ABSENT = "absent"
-    """The message is too short for it."""
-    NOT_DECODED = "not decoded"
-    """The bytes are no text in the device's encoding."""
+_SLICES = re.compile(r"\[(-?[0-9]{0,9}):(-?[0-9]{0,9})\]|\[(-?[0-9]{1,9})\]")
 
 
 def compile_converter(device: SocketDevice, skipped: Callable[[str, Skipped], None]) -> Converter:
@@ -49,10 +41,14 @@ def compile_converter(device: SocketDevice, skipped: Callable[[str, Skipped], No
     The conversion for one device; `skipped(key, why)` is called for each key that a message has no value for.
     Raises ValueError when the encoding is unknown or unfit.
     """
-    decode = _decoder(device.encoding)
-    telemetry = _compile_slices(device.telemetry, decode, skipped)
-    attributes = _compile_slices(device.attributes, decode, skipped)
-    return lambda message: (telemetry(message), attributes(message))
+    decode = decoder(device.encoding)
+    if device.timestamp is None and all(one.plain for one in (*device.telemetry, *device.attributes)):
+        telemetry = _compile_slices(device.telemetry, decode, skipped)
+        if not device.attributes:
+            return lambda message: (telemetry(message), {}, None)
+        attributes = _compile_slices(device.attributes, decode, skipped)
+        return lambda message: (telemetry(message), attributes(message), None)
+    return _compile_typed(device, decode, skipped)
 
 
 def _compile_slices(
@@ -76,50 +72,98 @@ def _compile_slices(
     return values_of
 
 
-def _decoder(encoding: str) -> Callable[[bytes], str]:
-    if encoding.lower() == "hex":
-        return bytes.hex
-    try:
-        name = codecs.lookup(encoding).name.replace("_", "-")
-        b"0000".decode(encoding)  # LookupError for codecs from bytes to bytes, such as base64
-    except LookupError:
-        raise ValueError(f"{encoding!r} is not the name of a text encoding") from None
-    except UnicodeError:
-        pass  # the probe is no text in this encoding, which is no reason to refuse it
-    if name in _UNFIT:
-        raise ValueError(f"{encoding!r} is no encoding for what devices send")
-    if name.startswith(("utf-16", "utf-32")):
-        return lambda part: part.decode(encoding)
-    return lambda part: part.decode(encoding) if 0 not in part else part.replace(b"\0", b"").decode(encoding)
+def _compile_typed(
+    device: SocketDevice, decode: Callable[[bytes], str], skipped: Callable[[str, Skipped], None]
+) -> Converter:
+    telemetry = tuple((one.key, compile_field(one, decode)) for one in device.telemetry)
+    attributes = tuple((one.key, compile_field(one, decode)) for one in device.attributes)
+    timestamp = compile_timestamp(device.timestamp, decode) if device.timestamp is not None else None
+
+    def values_of(message: Message, extracts: Sequence[tuple[str, Callable[[Message], Any]]]) -> dict[str, Any]:
+        values = {}
+        for key, extract in extracts:
+            value = extract(message)
+            if isinstance(value, Skipped):
+                skipped(key, value)
+            else:
+                values[key] = value
+        return values
+
+    def convert(data: bytes) -> tuple[dict[str, Any], dict[str, Any], int | None]:
+        message = Message(data, decode)
+        time_ms: int | None = None
+        if timestamp is not None:
+            found = timestamp(message)
+            if isinstance(found, Skipped):
+                skipped("timestamp", found)
+            else:
+                time_ms = found
+        return values_of(message, telemetry), values_of(message, attributes), time_ms
+
+    return convert
 
 
-def compile_request_matcher(
-    requests: Sequence[AttributeRequest],
-) -> tuple[Callable[[bytes], bool] | None, list[str]]:
+def compile_matcher(expression: str, is_expression: bool) -> Callable[[bytes], bool] | None:
+    """What tells whether a message is meant by `expression`; None when that cannot be understood."""
+    found = COMPARISON.fullmatch(expression) if is_expression else None
+    if found:
+        where, text = _slice_of(found), found["text"].encode()
+        return lambda message: message[where] == text
+    if expression and (not is_expression or "${" not in expression):
+        beginning = expression.encode()
+        return lambda message: message.startswith(beginning)
+    return None
+
+
+def compile_requests(
+    requests: Sequence[AttributeRequest], decode: Callable[[bytes], str]
+) -> tuple[Callable[[bytes], tuple[AttributeRequest, list[str]] | None] | None, list[str]]:
     """
-    What tells whether a message is an attribute request, None when nothing can be one; and the expressions that
-    cannot be understood, which match nothing.
+    What tells which attribute request a message is, if any, and the names that it asks for (none: it names no
+    attribute); None when nothing can be one. Second, the expressions that cannot be understood, which match nothing.
     """
-    comparisons: list[tuple[slice, bytes]] = []
-    beginnings: list[bytes] = []
-    faults: list[str] = []
+    known = []
+    faults = []
     for request in requests:
-        expression = request.request_expression
-        found = _COMPARISON.fullmatch(expression) if request.request_source == "expression" else None
-        if found:
-            comparisons.append((_slice_of(found), found["text"].encode()))
-        elif expression and (request.request_source == "constant" or "${" not in expression):
-            beginnings.append(expression.encode())
+        matches = compile_matcher(request.request_expression, request.request_source == "expression")
+        if matches is None:
+            faults.append(request.request_expression)
         else:
-            faults.append(expression)
-    if not comparisons and not beginnings:
+            known.append((matches, request, _compile_names(request, decode)))
+    if not known:
         return None, faults
-    texts = tuple(beginnings)
 
-    def is_request(message: bytes) -> bool:
-        return message.startswith(texts) or any(message[where] == text for where, text in comparisons)
+    def find(message: bytes) -> tuple[AttributeRequest, list[str]] | None:
+        for matches, request, names in known:
+            if matches(message):
+                return request, names(message)
+        return None
 
-    return is_request, faults
+    return find, faults
+
+
+def _compile_names(request: AttributeRequest, decode: Callable[[bytes], str]) -> Callable[[bytes], list[str]]:
+    """Blanks around a name are not part of it: the default `[3:]` would keep the one behind `atr`."""
+    slices = [_name_slice(found) for found in _SLICES.finditer(request.name_expression)]
+    if request.name_source == "constant" or not slices:
+        constant = request.name_expression.strip()
+        return lambda _: [constant]
+
+    def names(message: bytes) -> list[str]:
+        try:
+            found = [decode(message[where]).strip() for where in slices]
+        except UnicodeError:
+            return []
+        return [name for name in found if name]
+
+    return names
+
+
+def _name_slice(found: re.Match[str]) -> slice:
+    if found[3] is not None:
+        at = int(found[3])
+        return slice(at, at + 1 or None)
+    return slice(*(int(end) if end not in ("", "-") else None for end in found.group(1, 2)))
 
 
 def _slice_of(found: re.Match[str]) -> slice:

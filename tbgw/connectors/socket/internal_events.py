@@ -65,19 +65,6 @@ class ListenerLost(Event):
 
 
 @dataclass(frozen=True)
-class DownlinkAbsent(Event):
-    """The configuration asks for what this version does not do."""
-
-    level = LogLevel.warn
-    text = (
-        "connector {connector}: {what} configured, but the way from ThingsBoard to socket devices is not in this "
-        "version yet; these entries have no effect"
-    )
-    connector: str
-    what: str
-
-
-@dataclass(frozen=True)
 class RequestExpressionIgnored(Event):
     """An attribute request's expression cannot be understood, so it recognises nothing."""
 
@@ -167,12 +154,172 @@ class MessageUnusable(Event):
 
 
 @dataclass(frozen=True)
-class AttributeRequestIgnored(Event):
-    """A device asked for attributes, which this version cannot answer; the message is no telemetry either."""
+class KeyUnfit(Event):
+    """There is something for a key, which is no value of its type."""
 
-    counter = "attribute_requests_ignored"
+    level = LogLevel.warn
+    counter = "keys_unfit"
     label = "connector"
     limited = True
-    text = "connector {connector}, device {device}: an attribute request is ignored, not in this version yet"
+    text = "connector {connector}, device {device}: what is there for key {key} is no value of its type; key left out"
     connector: str
     device: str
+    key: str
+
+
+@dataclass(frozen=True)
+class DeviceNotNamed(Event):
+    """A message from which no device name can be had, and whose peer named none before."""
+
+    level = LogLevel.warn
+    counter = "messages_unnamed"
+    label = "connector"
+    limited = True
+    text = "connector {connector}: a message of {size_bytes} bytes gives no device name by {name}"
+    connector: str
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class DeviceLimitReached(Event):
+    """A further device, beyond the number whose names may come from messages."""
+
+    level = LogLevel.warn
+    counter = "devices_refused"
+    label = "connector"
+    limited = True
+    text = "connector {connector}: device {device} is refused, {limit} devices are known and more are not allowed"
+    connector: str
+    device: str
+    limit: int
+
+
+@dataclass(frozen=True)
+class AddressLimitReached(Event):
+    """A connection beyond the number that one address may have."""
+
+    level = LogLevel.warn
+    counter = "connections_refused"
+    label = "connector"
+    limited = True
+    text = "connector {connector}: {peer} is refused, its address has {limit} connections already"
+    connector: str
+    peer: str
+    limit: int
+
+
+@dataclass(frozen=True)
+class MessageCutOff(Event):
+    """A connection ended within a message, which is dropped."""
+
+    level = LogLevel.warn
+    counter = "messages_cut_off"
+    label = "connector"
+    limited = True
+    text = "connector {connector}: {peer} ended within a message, {held_bytes} bytes of it are dropped"
+    connector: str
+    peer: str
+    held_bytes: int
+
+
+@dataclass(frozen=True)
+class ConnectionGivenUp(Event):
+    """We closed a connection, for this reason."""
+
+    level = LogLevel.warn
+    counter = "connections_given_up"
+    label = "connector"
+    limited = True
+    text = "connector {connector}: the connection of {peer} is closed: {why}"
+    connector: str
+    peer: str
+    why: str
+
+
+@dataclass(frozen=True)
+class SourceHeldBack(Event):
+    """A source sends more than it may: TCP waits, datagrams are dropped."""
+
+    level = LogLevel.warn
+    counter = "sources_held_back"
+    label = "connector"
+    limited = True
+    text = "connector {connector}: {peer} sends more than {limit} messages a second and is held back"
+    connector: str
+    peer: str
+    limit: int
+
+
+@dataclass(frozen=True)
+class WriteFailed(Event):
+    """Something for a device could not be sent to it."""
+
+    level = LogLevel.warn
+    counter = "writes_failed"
+    label = "connector"
+    limited = True
+    text = "connector {connector}, device {device}: cannot be written to: {why}"
+    connector: str
+    device: str
+    why: str
+
+
+@dataclass(frozen=True)
+class AttributesNotAnswered(Event):
+    """A device asked for attributes and cannot be answered."""
+
+    level = LogLevel.warn
+    counter = "attribute_requests_failed"
+    label = "connector"
+    limited = True
+    text = "connector {connector}, device {device}: its question for attributes is not answered: {why}"
+    connector: str
+    device: str
+    why: str
+
+
+@dataclass(frozen=True)
+class TargetConnected(Event):
+    """A device that listens is connected."""
+
+    text = "connector {connector}: connected to {target}"
+    connector: str
+    target: str
+
+
+@dataclass(frozen=True)
+class TargetFailed(Event):
+    """A device that listens cannot be reached, or was lost; another attempt follows."""
+
+    level = LogLevel.warn
+    counter = "targets_failed"
+    label = "connector"
+    limited = True
+    text = "connector {connector}: {target}: {reason}; next attempt in {retry_seconds:g} s"
+    connector: str
+    target: str
+    reason: str
+    retry_seconds: float
+
+
+@dataclass(frozen=True)
+class GroupNotJoined(Event):
+    """A multicast group cannot be joined."""
+
+    level = LogLevel.error
+    counter = "groups_not_joined"
+    label = "connector"
+    text = "connector {connector}: multicast group {group} cannot be joined: {why}"
+    connector: str
+    group: str
+    why: str
+
+
+@dataclass(frozen=True)
+class DevicesUnverified(Event):
+    """The configuration says that any certificate will do."""
+
+    level = LogLevel.warn
+    text = "connector {connector}: dangerouslyAcceptAnyServerCertificate is on: nobody knows who answers"
+    connector: str

@@ -7,23 +7,29 @@ Invariants:
   so that too long can be told from just long enough.
 * However fast strangers send, the reactor gets its turn: after `DATAGRAMS_A_TURN` the port ends its read loop.
   Twisted bounds that loop by bytes only, so datagrams of no bytes could keep it for ever.
+* What goes to a device leaves from the bound port (S-10), so that it passes firewalls the way the device's came.
+* Of one address that sends more than it may the rest is dropped and counted; those of others are not touched. What is
+  remembered of addresses is bounded.
 * While the store is behind nothing is read; what the kernel's buffer cannot hold then is lost, as UDP is.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime, IReactorUDP
 from twisted.internet.protocol import DatagramProtocol
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tbgw.connectors.socket.internal_events import MessagesTooLong, PeerRefused
+from tbgw.connectors.socket.internal_events import GroupNotJoined, MessagesTooLong, PeerRefused, SourceHeldBack
+from tbgw.connectors.socket.naming import Peer
 from tbgw.connectors.socket.routes import Routes
 from tbgw.connectors.socket.tcp import shown_peer
+from tbgw.errors import CommandFailed
 from tbgw.interfaces import IIngest, IPausable
 from tbgw.internal_events import Events
 
@@ -34,6 +40,30 @@ BYTES_A_TURN = 256 * 1024
 RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
 """What is asked of the kernel: at 60,000 datagrams a second its usual buffer lasts for 5 ms only, less than one
 slow turn. The kernel cuts it to net.core.rmem_max."""
+
+
+REMEMBERED_SOURCES = 8192
+"""Addresses whose rate is remembered."""
+
+
+class RateGuard:
+    """How much each address may send: `limit` datagrams a second, as many at once."""
+
+    def __init__(self, clock: IReactorTime, limit: int) -> None:
+        self.limit = limit
+        self._seconds = clock.seconds
+        self._left: dict[str, tuple[float, float]] = {}
+        """Address to (what is left, as of when); the one that was new longest ago is forgotten first."""
+
+    def admits(self, address: str) -> bool:
+        """Count one more of this address."""
+        now = self._seconds()
+        left, since = self._left.get(address) or (float(self.limit), now)
+        left = min(float(self.limit), left + (now - since) * self.limit)
+        if address not in self._left and len(self._left) >= REMEMBERED_SOURCES:
+            del self._left[next(iter(self._left))]
+        self._left[address] = (left - 1 if left >= 1 else left, now)
+        return left >= 1
 
 
 @implementer(IPausable)
@@ -52,8 +82,12 @@ class DevicePort(DatagramProtocol):
         now_ms: Callable[[], int],
         clock: IReactorTime,
         lost: Callable[[], None],
+        max_messages_per_second: int = 0,
+        groups: Sequence[str] = (),
     ) -> None:
         """`lost()` is called when the socket is gone, be it by our own wish or not."""
+        self._guard = RateGuard(clock, max_messages_per_second) if max_messages_per_second else None
+        self._groups = groups
         self.connections: frozenset[object] = frozenset()
         self._connector = connector
         self._routes = routes
@@ -70,7 +104,13 @@ class DevicePort(DatagramProtocol):
 
     def listen(self, reactor: IReactorUDP, address: str, port: int) -> IListeningPort:
         """Open the socket. Raises CannotListenError."""
-        listening = reactor.listenUDP(port, self, interface=address, maxPacketSize=self._max_message_bytes + 1)
+        size = self._max_message_bytes + 1
+        if self._groups:
+            # Shared, because several programs on one machine may listen to one group.
+            multicast = cast(Any, reactor).listenMulticast
+            listening: IListeningPort = multicast(port, self, address, size, listenMultiple=True)
+        else:
+            listening = reactor.listenUDP(port, self, interface=address, maxPacketSize=size)
         # Not in startProtocol: Twisted starts to read after that, which would undo a pause at once.
         self._ingest.add_source(self)
         return listening
@@ -81,6 +121,8 @@ class DevicePort(DatagramProtocol):
         transport.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         transport.maxThroughput = BYTES_A_TURN
         self._paused = False
+        for group in self._groups:
+            transport.joinGroup(group).addErrback(self._not_joined, group)
 
     def stopProtocol(self) -> None:
         """Twisted's: the socket is gone."""
@@ -101,9 +143,20 @@ class DevicePort(DatagramProtocol):
         elif len(datagram) > self._max_message_bytes:
             peer = shown_peer(addr[0], addr[1])
             self._events.emit(MessagesTooLong(self._connector, peer, 1, self._max_message_bytes))
+        elif self._guard is not None and not self._guard.admits(addr[0]):
+            self._events.emit(SourceHeldBack(self._connector, shown_peer(addr[0], addr[1]), self._guard.limit))
         else:
             self._routes.bytes += len(datagram)
-            route.receive(datagram, self._now_ms())
+            route.receive(datagram, self._now_ms(), addr)
+
+    def send(self, peer: Peer, data: bytes) -> None:
+        """A datagram to a device. Raises CommandFailed."""
+        if self.transport is None or self._closing:
+            raise CommandFailed("gone: the connector does not listen at present")
+        try:
+            self.transport.write(data, peer)
+        except (OSError, ValueError) as error:
+            raise CommandFailed(f"refused: {getattr(error, 'strerror', None) or error}") from None
 
     def pause_reading(self) -> None:
         """See `IPausable`. Ends the read loop that is going on, too."""
@@ -128,6 +181,9 @@ class DevicePort(DatagramProtocol):
 
     def abort(self) -> None:
         """There are no connections to abort."""
+
+    def _not_joined(self, failure: Failure, group: str) -> None:
+        self._events.emit(GroupNotJoined(self._connector, group, failure.getErrorMessage()))
 
     def _end_turn(self) -> None:
         self._next_turn = self._clock.callLater(0, self._begin_turn)

@@ -18,6 +18,7 @@ from tbgw.connectors.socket.config import (
     AttributeRequest,
     AttributeUpdate,
     Datapoint,
+    Framing,
     Rpc,
     SocketConfig,
     SocketDevice,
@@ -98,11 +99,13 @@ def make_device(
     requests: tuple[AttributeRequest, ...] = (),
     updates: tuple[AttributeUpdate, ...] = (),
     rpcs: tuple[Rpc, ...] = (),
+    profile: str = "default",
+    **more: Any,
 ) -> SocketDevice:
     return SocketDevice(
         filter=parse_filter(address),
         name=name,
-        profile="default",
+        profile=profile,
         encoding=encoding,
         telemetry=telemetry,
         attributes=attributes,
@@ -110,6 +113,7 @@ def make_device(
         attribute_updates=updates,
         rpcs=rpcs,
         report=None,
+        **more,
     )
 
 
@@ -128,8 +132,12 @@ def make_config(
     port: int = 50000,
     buffer_bytes: int = 1024,
     max_connections: int = 1000,
+    max_per_address: int = 1000,
     delimiter: bytes | None = None,
+    **more: Any,
 ) -> SocketConfig:
+    if delimiter is not None:
+        more["framing"] = Framing("delimiter", delimiter=delimiter)
     return SocketConfig(
         transport=transport,
         address=address,
@@ -138,7 +146,8 @@ def make_config(
         devices=devices,
         report=None,
         max_connections=max_connections,
-        delimiter=delimiter,
+        max_per_address=max_per_address,
+        **more,
     )
 
 
@@ -150,6 +159,7 @@ class DeviceTransport(StringTransport):
         self.keep_alive = False
         self.options: dict[int, int] = {}
         self.bufferSize = 65536
+        self.dataBuffer = b""
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
         self.keep_alive = bool(enabled)
@@ -172,6 +182,7 @@ class FakeDatagramPort:
         self.options: Mapping[Any, Any] = {}
         self.waiting: list[tuple[bytes, tuple[str, int]]] = []
         """What the kernel holds."""
+        self.written: list[tuple[bytes, tuple[str, int]]] = []
         self._reactor = reactor
         self._address = IPv4Address("UDP", interface, port or 40000)
         self._protocol = protocol
@@ -189,6 +200,9 @@ class FakeDatagramPort:
 
     def startReading(self) -> None:
         self.reading = True
+
+    def write(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        self.written.append((datagram, addr))
 
     def stopReading(self) -> None:
         self.reading = False

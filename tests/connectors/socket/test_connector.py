@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Any
+from typing import Any, cast
 from unittest import SkipTest
 
 from twisted.application.service import IService
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
-from tbgw.connectors.socket.config import AttributeUpdate, Rpc, SocketConfig
+from tbgw.connectors.socket.config import SocketConfig
 from tbgw.connectors.socket.connector import CLOSE_SECONDS, SocketConnector
 from tbgw.connectors.socket.tcp import BACKLOG
 from tbgw.interfaces import IConnector, IStatusSource
@@ -30,7 +30,6 @@ from tests.connectors.socket.fakes import (
     RecordingIngest,
     make_config,
     make_device,
-    request,
     with_model,
 )
 
@@ -213,20 +212,6 @@ class MemoryTests(SynchronousTestCase):
         late.callback("10.0.0.1")
         self.assertEqual((connector.listening, self.reactor.tcpServers), (False, []))
 
-    def test_downlink_is_told_absent(self) -> None:
-        """Sections that have no effect in this version are named once at the start, all in one line."""
-        device = make_device(
-            requests=(request("${[0:3]==atr}"),),
-            updates=(AttributeUpdate("a", None),),
-            rpcs=(Rpc("m", True, "write", None),),
-        )
-        self.make(device, device).startService()
-        (line,) = self.lines.of("DownlinkAbsent")
-        self.assertIn("attributeRequests, attributeUpdates, serverSideRpc configured", line)
-        self.lines.written.clear()
-        self.make().startService()
-        self.assertEqual(self.lines.of("DownlinkAbsent"), [])
-
     def test_s08_stop_closes_everything(self) -> None:
         """S-08: stopping closes listener and connections and fires when the last of them is gone."""
         connector = self.make()
@@ -333,7 +318,7 @@ class RealSocketTests(TestCase):
 
     def start(self, clock_or_reactor: Any = reactor, **options: Any) -> SocketConnector:
         options.setdefault("port", 0)
-        config = make_config(options.pop("device", None) or make_device(), **options)
+        config = make_config(options.pop("device", None) or make_device("127.0.0.1:*"), **options)
         connector = make_connector(self.ingest, self.lines, clock_or_reactor, config)
         connector.startService()
         self.addCleanup(lambda: connector.stopService() if connector.running else None)
@@ -532,3 +517,18 @@ class RealSocketTests(TestCase):
         self.send_datagrams(connector, "::1", b"six")
         await self.ingest.when_logged(1)
         self.assertEqual(self.ingest.values("raw"), ["six"])
+
+    async def test_multicast(self) -> None:
+        """A datagram to a group that was joined is taken like any other; a group that cannot be joined is told."""
+        connector = self.start(device=make_device("*:*"), address="0.0.0.0", transport="UDP", groups=("239.255.77.1",))
+        assert connector.port is not None
+        port = cast(Any, connector.port.getHost()).port
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("0.0.0.0"))
+            try:
+                sender.sendto(b"to all", ("239.255.77.1", port))
+            except OSError:
+                raise SkipTest("this machine has no route for multicast") from None
+        await self.ingest.when_logged(1)
+        self.assertEqual(self.ingest.values("raw"), ["to all"])
+        self.assertEqual(self.lines.of("GroupNotJoined"), [])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbgw.connectors.socket.framing import Delimited, Framer, WholeReads, framer_maker
+from tbgw.connectors.socket.framing import Delimited, Framer, Framing, Silent, WholeReads, framer_maker
 
 
 def run(framer: Framer, chunks: Sequence[bytes]) -> tuple[list[bytes], int]:
@@ -122,8 +122,106 @@ class FramerMakerTests(SynchronousTestCase):
 
     def test_choice(self) -> None:
         """Without a delimiter reads are messages; with one each connection has a state of its own."""
-        self.assertIsInstance(framer_maker(None, 10)(), WholeReads)
-        make = framer_maker(b"\n", 10)
+        self.assertIsInstance(framer_maker(Framing(), 10)(), WholeReads)
+        make = framer_maker(Framing("delimiter"), 10)
         one, other = make(), make()
         one.feed(b"unfinished")
         self.assertEqual(other.feed(b"x\n"), [b"x"])
+
+
+class AnyFramingTests(SynchronousTestCase):
+    """All framings alike: the cuts of the stream make no difference, and nothing grows."""
+
+    FRAMINGS = (
+        Framing("delimiter", delimiter=b"\r\n"),
+        Framing("fixed", length_bytes=5),
+        Framing("length", prefix_bytes=1),
+        Framing("length", prefix_order="little", prefix_offset=1, prefix_counts="all", keep_prefix=True),
+        Framing("length", prefix_bytes=1, prefix_counts="field", prefix_adds=2),
+        Framing("markers", start=b"<", end=b">"),
+        Framing("markers", start=b"<<", end=b">", keep_marks=True),
+        Framing("markers", end=b"ab"),
+        Framing("markers", start=b"~", end=b"~"),
+        Framing("markers", start=b"aa", end=b"b"),
+    )
+
+    @given(
+        st.sampled_from(FRAMINGS),
+        st.binary(max_size=60) | st.text("ab<>~\r\n\0\1\2\5", max_size=60).map(str.encode),
+        st.lists(st.integers(0, 60), max_size=8),
+    )
+    @settings(max_examples=1500, deadline=None)
+    def test_any_stream_any_cuts(self, framing: Framing, stream: bytes, cuts: list[int]) -> None:
+        """The same messages, drops and state for the whole, cut anywhere, and byte by byte; held bytes are bounded."""
+        results = []
+        edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+        for chunks in (
+            [stream],
+            [stream[start:stop] for start, stop in pairwise(edges)],
+            [stream[at : at + 1] for at in range(len(stream))],
+        ):
+            framer = framer_maker(framing, 6)()
+            messages: list[bytes] = []
+            for chunk in chunks:
+                messages += framer.feed(chunk)
+                self.assertLessEqual(framer.held, 6 + 12)
+            messages += framer.finish()
+            results.append((messages, framer.dropped, framer.lost))
+        self.assertEqual(results[0], results[1])
+        self.assertEqual(results[0], results[2])
+        cap = 6 + (len(framing.start + framing.end) if framing.keep_marks else 0)
+        self.assertTrue(all(0 < len(message) <= cap for message in results[0][0]))
+
+    def split(self, framing: Framing, stream: bytes, cap: int = 100) -> list[bytes]:
+        framer = framer_maker(framing, cap)()
+        found = [*framer.feed(stream), *framer.finish()]
+        self.dropped, self.lost = framer.dropped, framer.lost
+        return found
+
+    def test_fixed(self) -> None:
+        """Messages of one length; a rest is none."""
+        self.assertEqual(self.split(Framing("fixed", length_bytes=3), b"abcdefgh"), [b"abc", b"def"])
+
+    def test_length(self) -> None:
+        """What the number counts, its size, its order, its place, a trailer, and whether the head is kept."""
+        for framing, stream, found in (
+            (Framing("length"), b"\0\3abc\0\0\0\1x", [b"abc", b"x"]),
+            (Framing("length", prefix_order="little"), b"\3\0abc", [b"abc"]),
+            (Framing("length", prefix_bytes=1, prefix_counts="field"), b"\4abc", [b"abc"]),
+            (Framing("length", prefix_bytes=1, prefix_offset=1, prefix_counts="all"), b"h\5abc", [b"abc"]),
+            (Framing("length", prefix_bytes=1, prefix_offset=1, keep_prefix=True), b"h\3abc", [b"h\3abc"]),
+            (Framing("length", prefix_bytes=1, prefix_adds=2), b"\1aCC\1bCC", [b"aCC", b"bCC"]),
+        ):
+            self.assertEqual(self.split(framing, stream), found)
+
+    def test_length_above_the_cap(self) -> None:
+        """A message that is too long is passed over by its own length; the next one is whole."""
+        framing = Framing("length", prefix_bytes=1)
+        self.assertEqual(self.split(framing, b"\x09123456789\2ok", cap=4), [b"ok"])
+        self.assertEqual((self.dropped, self.lost), (1, False))
+
+    def test_contradictory_length(self) -> None:
+        """A whole that is shorter than its head leaves nothing to go by."""
+        framing = Framing("length", prefix_bytes=1, prefix_counts="all")
+        self.assertEqual(self.split(framing, b"\4abc\0\4abc"), [b"abc"])
+        self.assertTrue(self.lost)
+
+    def test_marks(self) -> None:
+        """Noise is passed over, a message that is begun anew counts once, shared flags are one."""
+        self.assertEqual(self.split(Framing("markers", start=b"<", end=b">"), b"x<a><b<c>y>d<"), [b"a", b"c"])
+        self.assertEqual(self.dropped, 1)
+        self.assertEqual(self.split(Framing("markers", start=b"~", end=b"~"), b"x~a~b~~c~"), [b"a", b"b", b"c"])
+        self.assertEqual(self.split(Framing("markers", end=b";"), b"a;b;;c"), [b"a", b"b"])
+        keeping = Framing("markers", start=b"<", end=b">", keep_marks=True)
+        self.assertEqual(self.split(keeping, b"<a><>"), [b"<a>", b"<>"])
+
+    def test_silence(self) -> None:
+        """What comes without a pause is one message; one that is too long ends with the next silence."""
+        framer = Silent(4)
+        self.assertEqual((framer.feed(b"ab"), framer.feed(b"cd"), framer.gap()), ((), (), (b"abcd",)))
+        framer.feed(b"abc")
+        framer.feed(b"de")
+        framer.feed(b"fg")
+        self.assertEqual((framer.gap(), framer.dropped, framer.held), ((), 1, 0))
+        framer.feed(b"ok")
+        self.assertEqual(framer.gap(), (b"ok",))

@@ -79,12 +79,14 @@ class RoutesTests(SynchronousTestCase):
         self.assertEqual(len(self.lines.of("MessageUnusable")), 1)
 
     def test_attribute_request_is_no_telemetry(self) -> None:
-        """A message that asks for attributes is counted and goes nowhere; the next message is telemetry again."""
+        """A message that asks for attributes is handed on as a question; the next message is telemetry again."""
         route = self.route(make_device(requests=(request("${[0:3]==atr}"),)))
+        asked: list[list[str]] = []
+        self.routes.intakes[0].ask = lambda presence, request, names, link: asked.append(names)
         for message in (b"atrsharedName", b"21.5"):
             route.receive(message, 1)
         self.assertEqual(self.ingest.values("raw"), ["21.5"])
-        self.assertEqual(self.lines.counters.get("attribute_requests_ignored", "c"), 1)
+        self.assertEqual(asked, [["sharedName"]])
 
     def test_bad_request_expression_is_told(self) -> None:
         """An attribute request that cannot be understood is told with its device, and stops nothing."""

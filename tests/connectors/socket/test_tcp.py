@@ -7,15 +7,15 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from tbgw.connectors.socket.config import SocketDevice
-from tbgw.connectors.socket.framing import framer_maker
+from tbgw.connectors.socket.config import Framing, SocketDevice
 from tbgw.connectors.socket.routes import Routes
 from tbgw.connectors.socket.tcp import (
-    PROBE_AFTER_SECONDS,
+    MAX_UNSENT_BYTES,
     PROBE_EVERY_SECONDS,
     PROBES,
     DeviceConnection,
@@ -23,7 +23,14 @@ from tbgw.connectors.socket.tcp import (
     shown_peer,
 )
 from tbgw.interfaces import IPausable
-from tests.connectors.socket.fakes import DeviceTransport, Lines, RecordingIngest, make_device, with_model
+from tests.connectors.socket.fakes import (
+    DeviceTransport,
+    Lines,
+    RecordingIngest,
+    make_config,
+    make_device,
+    with_model,
+)
 
 DONE = Failure(ConnectionDone())
 LOST = Failure(ConnectionLost())
@@ -36,7 +43,8 @@ class TCPTests(SynchronousTestCase):
         self.ingest = RecordingIngest()
         self.lines = Lines()
         self.now = 1000
-        self.factory = self.make_factory(make_device("10.0.0.0/8:*"))
+        self.clock = Clock()
+        self.factory = self.make_factory(make_device("10.0.0.7:*"))
 
     def make_factory(
         self,
@@ -44,16 +52,22 @@ class TCPTests(SynchronousTestCase):
         delimiter: bytes | None = None,
         max_message_bytes: int = 16,
         max_connections: int = 100,
+        **options: Any,
     ) -> DeviceFactory:
         return DeviceFactory(
             "c",
             Routes("c", with_model(*devices), self.ingest, self.lines.events),
-            framer_maker(delimiter, max_message_bytes),
-            max_message_bytes,
-            max_connections,
+            make_config(
+                *devices,
+                buffer_bytes=max_message_bytes,
+                max_connections=max_connections,
+                delimiter=delimiter,
+                **options,
+            ),
             self.ingest,
             self.lines.events,
             lambda: self.now,
+            self.clock,
             lambda: None,
         )
 
@@ -88,7 +102,7 @@ class TCPTests(SynchronousTestCase):
         self.assertTrue(transport.keep_alive)
         self.assertEqual(
             [transport.options[one] for one in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)],
-            [PROBE_AFTER_SECONDS, PROBE_EVERY_SECONDS, PROBES],
+            [60, PROBE_EVERY_SECONDS, PROBES],
         )
 
     def test_unknown_peer_is_refused(self) -> None:
@@ -106,7 +120,7 @@ class TCPTests(SynchronousTestCase):
         """IPv6 peers are matched and shown in brackets; IPv4 peers on an IPv6 socket take IPv4 filters."""
         self.assertIsNone(self.factory.buildProtocol(IPv6Address("TCP", "2001:db8::1", 5)))
         self.assertIn("[2001:db8::1]:5 is refused", self.lines.of("PeerRefused")[0])
-        self.assertIsNot(self.factory.buildProtocol(IPv6Address("TCP", "::ffff:10.0.0.1", 5)), None)
+        self.assertIsNot(self.factory.buildProtocol(IPv6Address("TCP", "::ffff:10.0.0.7", 5)), None)
         self.assertEqual(shown_peer("10.0.0.1", 5), "10.0.0.1:5")
 
     def test_connection_limit(self) -> None:
@@ -164,6 +178,132 @@ class TCPTests(SynchronousTestCase):
         self.assertEqual(self.ingest.log[1:], [("accept", "Line 4"), ("disconnected", "Line 4")])
         self.assertEqual(self.ingest.sources, [])
 
+    def test_close_of_one_of_many_peers_tells_nothing(self) -> None:
+        """Where a filter admits more than one address, or an address speaks for two devices, a close says nothing."""
+        two = [make_device("10.0.0.7:*", "a"), make_device("10.0.0.7:*", "b")]
+        for devices in ([make_device("10.0.0.0/8:*")], two):
+            protocol, _ = self.connect(factory=self.make_factory(*devices))
+            protocol.dataReceived(b"x")
+            protocol.connectionLost(DONE)
+        self.assertEqual([what for what, _ in self.ingest.log], ["accept"] * 3)
+
+    def test_device_named_by_its_address_is_told_gone(self) -> None:
+        """A name that is made of the address is of one peer only."""
+        protocol, _ = self.connect(factory=self.make_factory(make_device("*:*", name="Box ${address}")))
+        protocol.dataReceived(b"x")
+        protocol.connectionLost(DONE)
+        self.assertEqual(self.ingest.log, [("accept", "Box 10.0.0.7"), ("disconnected", "Box 10.0.0.7")])
+
+    def test_connections_of_one_address(self) -> None:
+        """P-16: connections beyond the limit of one address are refused and counted; another address is not touched."""
+        factory = self.make_factory(make_device(), max_per_address=2)
+        first, _ = self.connect(factory=factory)
+        self.connect(port=6101, factory=factory)
+        self.assertIsNone(factory.buildProtocol(IPv4Address("TCP", "10.0.0.7", 7)))
+        self.assertEqual(len(self.lines.of("AddressLimitReached")), 1)
+        self.connect("10.0.0.8", factory=factory)
+        first.connectionLost(DONE)
+        self.connect(port=6102, factory=factory)
+
+    def test_silent_connection_is_given_up(self) -> None:
+        """P-16: with the timers on, who says nothing at first, or falls silent, is cut; who speaks stays."""
+        factory = self.make_factory(make_device(), first_message_seconds=5, idle_seconds=20)
+        silent, silent_transport = self.connect(factory=factory)
+        talker, transport = self.connect(port=6101, factory=factory)
+        self.clock.advance(4)
+        talker.dataReceived(b"x")
+        self.clock.advance(2)
+        self.assertTrue(silent_transport.disconnected)
+        silent.connectionLost(LOST)
+        for _ in range(3):
+            self.clock.advance(17)
+            talker.dataReceived(b"x")
+        self.assertFalse(transport.disconnected)
+        self.clock.advance(20)
+        self.assertTrue(transport.disconnected)
+        talker.connectionLost(LOST)
+        self.assertEqual(self.lines.counters.get("connections_given_up", "c"), 2)
+        self.assertIn("no message within 5 s", self.lines.of("ConnectionGivenUp")[0])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_first_message_timer_alone(self) -> None:
+        """Without an idle timer, one message is enough for ever."""
+        protocol, transport = self.connect(factory=self.make_factory(make_device(), first_message_seconds=5))
+        protocol.dataReceived(b"x")
+        self.clock.advance(100)
+        self.assertFalse(transport.disconnected)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_rate_of_one_connection(self) -> None:
+        """P-17: a connection that sends too fast is not read for a while; nothing is lost, others are not touched."""
+        factory = self.make_factory(make_device(), delimiter=b"\n", max_messages_per_second=10)
+        fast, fast_transport = self.connect(factory=factory)
+        slow, slow_transport = self.connect(port=6101, factory=factory)
+        for _ in range(3):
+            fast.dataReceived(b"a\nb\nc\nd\ne\n")
+        slow.dataReceived(b"x\n")
+        self.assertEqual((fast_transport.producerState, slow_transport.producerState), ("paused", "producing"))
+        self.assertEqual(len(self.ingest.readings), 16)
+        # The store's wish and ours are two things: reading goes on when neither is left.
+        fast.pause_reading()
+        self.clock.advance(0.6)
+        self.assertEqual(fast_transport.producerState, "paused")
+        fast.resume_reading()
+        self.assertEqual(fast_transport.producerState, "producing")
+        self.assertEqual(self.lines.counters.get("sources_held_back", "c"), 1)
+        for _ in range(3):
+            fast.dataReceived(b"a\nb\nc\nd\ne\n")
+        fast.resume_reading()
+        self.assertEqual(fast_transport.producerState, "paused")
+        fast.connectionLost(LOST)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_silence_ends_a_message(self) -> None:
+        """With the framing by silence, what came without a pause is one message."""
+        framing = Framing("gap", gap_ms=50)
+        protocol, _ = self.connect(factory=self.make_factory(make_device(), framing=framing))
+        protocol.dataReceived(b"one")
+        self.clock.advance(0.04)
+        protocol.dataReceived(b"+two")
+        self.clock.advance(0.04)
+        self.assertEqual(self.ingest.readings, [])
+        self.clock.advance(0.02)
+        self.assertEqual(self.ingest.values("raw"), ["one+two"])
+        protocol.dataReceived(b"last")
+        protocol.connectionLost(DONE)
+        self.assertEqual(self.ingest.values("raw"), ["one+two", "last"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_overflow_closes_where_it_is_configured(self) -> None:
+        """A message above the cap ends the connection with onOverflow close, and a contradictory length always does."""
+        for framing, data in (
+            (Framing("delimiter", on_overflow="close"), b"x" * 40),
+            (Framing("length", prefix_bytes=1, prefix_counts="all"), b"\0abc"),
+        ):
+            protocol, transport = self.connect(factory=self.make_factory(make_device(), framing=framing))
+            protocol.dataReceived(data)
+            self.assertTrue(transport.disconnected)
+            self.assertEqual(self.ingest.readings, [])
+
+    def test_cut_off_message_is_counted(self) -> None:
+        """What a connection's end leaves of a message is dropped and counted."""
+        framing = Framing("fixed", length_bytes=4)
+        protocol, _ = self.connect(factory=self.make_factory(make_device(), framing=framing))
+        protocol.dataReceived(b"abcdef")
+        protocol.connectionLost(DONE)
+        self.assertEqual(self.ingest.values("raw"), ["abcd"])
+        self.assertEqual(self.lines.counters.get("messages_cut_off", "c"), 1)
+
+    def test_writing(self) -> None:
+        """What is written goes to the transport; a closing connection takes nothing, a deaf device is given up."""
+        protocol, transport = self.connect()
+        self.assertTrue(protocol.send(b"hello"))
+        self.assertEqual(transport.value(), b"hello")
+        transport.dataBuffer = b"x" * MAX_UNSENT_BYTES
+        self.assertFalse(protocol.send(b"y"))
+        self.assertTrue(transport.disconnected)
+        self.assertFalse(protocol.send(b"z"))
+
     def test_silent_device_is_not_told_gone(self) -> None:
         """A device that never said anything is unknown to ThingsBoard and not told gone."""
         protocol, _ = self.connect()
@@ -189,16 +329,24 @@ class TCPTests(SynchronousTestCase):
 
     def test_s12_clients_of_a_wildcard_keep_their_connections(self) -> None:
         """S-12: a second client of the same filter does not take the first one's place."""
-        first, _ = self.connect("10.0.0.7")
-        second, _ = self.connect("10.0.0.8")
+        factory = self.make_factory(make_device("10.0.0.0/8:*"))
+        first, _ = self.connect("10.0.0.7", factory=factory)
+        second, _ = self.connect("10.0.0.8", factory=factory)
         second.dataReceived(b"from 8")
         first.dataReceived(b"from 7")
         self.assertEqual(self.ingest.values("raw"), ["from 8", "from 7"])
         self.assertEqual((first.peer, second.peer), ("10.0.0.7:6100", "10.0.0.8:6100"))
 
+    def test_s02_messages_are_taken_as_they_come(self) -> None:
+        """S-02: any number of messages is handed in without the clock having to move; nothing waits in a queue."""
+        protocol, _ = self.connect(factory=self.make_factory(make_device(), delimiter=b"\n", max_message_bytes=64))
+        for _ in range(100):
+            protocol.dataReceived(b"x\n" * 100)
+        self.assertEqual((len(self.ingest.readings), self.clock.getDelayedCalls()), (10_000, []))
+
     def test_s04_delimited_messages(self) -> None:
         """S-04: with a delimiter, fragments are joined and coalesced messages cut; the close ends the last one."""
-        protocol, _ = self.connect(factory=self.make_factory(make_device(), delimiter=b"\n"))
+        protocol, _ = self.connect(factory=self.make_factory(make_device("10.0.0.7:*"), delimiter=b"\n"))
         for data in (b"on", b"e\ntwo\nthr", b"ee\nfour"):
             protocol.dataReceived(data)
         protocol.connectionLost(DONE)
