@@ -1,7 +1,7 @@
 """A broker that dies at a chosen step of the session, once for each step of its script, and is well afterwards.
 
 It counts as arrived only what it has acknowledged: a broker that dies may lose anything else. Written with plain
-sockets, so that it shares nothing with the gateway's own MQTT.
+sockets, so that it shares nothing with the gateway's own MQTT; speaks 3.1.1 and 5, as it is spoken to.
 """
 
 from __future__ import annotations
@@ -57,32 +57,37 @@ class ScriptedBroker:
 
     def _session(self, link: socket.socket, end: str) -> None:
         """Until the peer or the script ends it."""
+        five = False
         for kind, body in _packets(link):
             if kind == 1:
+                five = body[6] == 5
                 if end == "CONNECT":
                     return
-                link.sendall(b"\x20\x02\x00\x00")
+                link.sendall(b"\x20\x03\x00\x00\x00" if five else b"\x20\x02\x00\x00")
                 if end == "CONNACK":
                     return
             elif kind == 8:
                 if end == "SUBSCRIBE":
                     return
-                link.sendall(b"\x90\x09" + body[:2] + b"\x01" * 7)
+                answer = body[:2] + b"\x00" * five + b"\x01" * 7
+                link.sendall(b"\x90" + bytes([len(answer)]) + answer)
                 if end == "SUBACK":
                     return
             elif kind == 12:
                 link.sendall(b"\xd0\x00")
-            elif kind == 3 and self._publish(link, body, end):
+            elif kind == 3 and self._publish(link, body, end, five):
                 return
 
-    def _publish(self, link: socket.socket, body: bytes, end: str) -> bool:
+    def _publish(self, link: socket.socket, body: bytes, end: str, five: bool) -> bool:
         """Whether it dies of it."""
         size = int.from_bytes(body[:2], "big")
         topic, packet_id, payload = body[2 : 2 + size], body[2 + size : 4 + size], body[4 + size :]
+        if five:  # properties: fewer than 128 bytes of them
+            payload = payload[1 + payload[0] :]
         if topic.startswith(b"v1/devices/me/rpc/request/"):
             if end == "LIMITS":
                 return True
-            reply = len(_ANSWER_TOPIC).to_bytes(2, "big") + _ANSWER_TOPIC + b'{"error":"unknown"}'
+            reply = len(_ANSWER_TOPIC).to_bytes(2, "big") + _ANSWER_TOPIC + b"\x00" * five + b'{"error":"unknown"}'
             link.sendall(b"\x40\x02" + packet_id + b"\x30" + bytes([len(reply)]) + reply)
             return False
         announcement, telemetry = topic == b"v1/gateway/connect", topic == b"v1/gateway/telemetry"
