@@ -471,7 +471,7 @@ class _Both:
         self._downlink.link_up(limits)
         self._forwarder.link_up(limits)
 
-    def link_down(self, code: int | None) -> None:
+    def link_down(self, code: int | None = None) -> None:
         self._downlink.link_down(code)
         self._forwarder.link_down(code)
 

@@ -46,7 +46,10 @@ class DeviceRegistry:
         self.path = path
         self._known: dict[str, Known] = {}
         self.dirty = False
-        """Whether the file does not show the present picture."""
+        """Whether the file lacks something that has to be on disk before the next row: a device or its profile."""
+        self.stale = False
+        """Whether the file lacks something that may come later: who is connected."""
+        self._frozen = False
 
     def load(self) -> list[str]:
         """
@@ -67,7 +70,8 @@ class DeviceRegistry:
         except FileNotFoundError:
             return []
         except OSError as error:
-            return [f"{self.path}: cannot be read: {error.strerror}"]
+            self._frozen = True  # what is in it may still be good
+            return [f"{self.path}: cannot be read ({error.strerror}); it is left as it is, and not kept up to date"]
         faults = []
         for name, entry in content.items():
             known = _parse(entry) if payloads.is_device_name(name) else None
@@ -88,14 +92,17 @@ class DeviceRegistry:
         known = self._known.get(device.name)
         if known is None:
             self._known[device.name] = Known(device.profile, device.connector, False, {})
-            self.dirty = True
+            self.dirty = not self._frozen
             return True
-        if known.disconnected or known.connector != device.connector or known.profile != device.profile:
+        if known.disconnected:
             known.disconnected = False
+            known.line = b""
+            self.stale = not self._frozen
+        if known.connector != device.connector or known.profile != device.profile:
             known.connector = device.connector
             known.profile = device.profile  # for the day on which somebody has ThingsBoard create the device anew
             known.line = b""
-            self.dirty = True
+            self.dirty = not self._frozen
         return False
 
     def gone(self, name: str) -> None:
@@ -104,7 +111,7 @@ class DeviceRegistry:
         if known is not None and not known.disconnected:
             known.disconnected = True
             known.line = b""
-            self.dirty = True
+            self.stale = not self._frozen
 
     def profile(self, name: str) -> str:
         """The profile to announce it with."""
@@ -121,8 +128,8 @@ class DeviceRegistry:
         return (name for name, known in self._known.items() if not known.disconnected)
 
     def snapshot(self) -> bytes:
-        """The file's content as of now; clears `dirty`."""
-        self.dirty = False
+        """The file's content as of now; clears `dirty` and `stale`."""
+        self.dirty = self.stale = False
         for name, known in self._known.items():
             if not known.line:
                 known.line = _line(name, known)

@@ -90,6 +90,9 @@ def _usable(values: Mapping[str, Value]) -> dict[str, Value]:
 
 _DENIED, _UNNAMEABLE, _PASSES, _REPORTS = 1, 2, 3, 4
 
+REGISTRY_SECONDS = 10.0
+"""How long the file of known devices may be behind on who is connected. A write is the whole file, with two fsyncs."""
+
 NOTHING_TO_KEEP = Receipt(stored=True)
 """For readings of which nothing has to be kept: denied by configuration, or suppressed by their report strategy."""
 
@@ -123,6 +126,7 @@ class Ingest:
         self._link_idle = link_idle
         self._allows = allows
         self._report = ReportFilter(self._not_remembered)
+        self._registry_timer: IDelayedCall | None = None
         self._report_timer: IDelayedCall | None = None
         self._receipt = Receipt()
         self._flush_timer: IDelayedCall | None = None
@@ -153,13 +157,14 @@ class Ingest:
 
     def disconnected(self, device: Device) -> None:
         """See `IIngest.disconnected`."""
-        if device.name not in self._registry:
-            return
         for reading in self._report.gone(device):
             self._pack(reading)
+        self._ways.pop(device, None)
+        if device.name not in self._registry or self._registry.connector(device.name) != device.connector:
+            return  # never seen, or it speaks through another connector now
         self.flush()
         self._registry.gone(device.name)
-        self._ways.pop(device, None)
+        self._write_registry_later()
         self._store([Draft(topics.DISCONNECT, payloads.disconnect(device.name), (device.name,), 0, 0)], Receipt())
 
     def add_source(self, source: IPausable) -> None:
@@ -224,6 +229,9 @@ class Ingest:
         if self._report_timer is not None:
             self._report_timer.cancel()
             self._report_timer = None
+        if self._registry_timer is not None:
+            self._registry_timer.cancel()
+            self._registry_due()
         for reading in self._report.unsent():
             self._pack(reading)
         self.flush()
@@ -244,6 +252,8 @@ class Ingest:
             # What the reference adds on first sight; ThingsBoard's gateway pages count devices by it.
             details = {"connectorType": device.connector_type, "connectorName": device.connector}
             self._pack(Reading(device, (), details))
+        if self._registry.stale:
+            self._write_registry_later()
         return way
 
     def _refuse(self, device: Device, way: int) -> Receipt:
@@ -303,14 +313,27 @@ class Ingest:
     def _store(self, drafts: list[Draft], receipt: Receipt) -> None:
         if self._registry.dirty:
             # Before the rows, so that no stored row names a device whose profile a power cut could make us forget.
-            content = self._registry.snapshot()
-            written = self._spool.run_in_store_thread(lambda: self._registry.write(content))
-            written.addErrback(self._registry_not_written)
+            self._write_registry()
         rows, stored = self._spool.append(drafts)
         stored.addBoth(receipt.settle)
         stored.addCallback(self._committed)
         if rows:
             self._appended(rows)
+
+    def _write_registry(self) -> None:
+        content = self._registry.snapshot()
+        written = self._spool.run_in_store_thread(lambda: self._registry.write(content))
+        written.addErrback(self._registry_not_written)
+
+    def _write_registry_later(self) -> None:
+        """Who is connected may be written late, and once for many: losing it costs an announcement too many."""
+        if self._registry_timer is None:
+            self._registry_timer = self._clock.callLater(REGISTRY_SECONDS, self._registry_due)
+
+    def _registry_due(self) -> None:
+        self._registry_timer = None
+        if self._registry.stale:
+            self._write_registry()
 
     def _committed(self, _: None) -> None:
         if not self._packer.empty:

@@ -11,8 +11,8 @@ import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.crash.ledger import Ledger, ids_in
-from tests.crash.rig import CrashFolder, Ext4, Tmpfs, Watch, rounds, say
+from tests.crash.ledger import Id, Ledger, ids_in
+from tests.crash.rig import CrashFolder, Driver, Ext4, Tmpfs, Watch, rounds, say
 from tests.programs import SECONDS, GatewayFolder, free_port, mosquitto
 
 SEED = 20261121
@@ -166,15 +166,24 @@ class PowerCutTests(SynchronousTestCase):
         """One round; a ledger with what was answered, and with what the store has after the next boot."""
         driver = folder.driver(first, *options)
         driver.read(source.randrange(1, 500))
-        driver.read_for(source.random() * 0.02)
+        driver.read_for(0.001 + source.random() * 0.02)
+        ledger = Ledger()
+        ledger.accept(self.power_cut(disk, driver))
+        ledger.arrive(folder.stored())
+        return ledger
+
+    def power_cut(self, disk: Ext4, driver: Driver) -> list[Id]:
+        """
+        Cut the power; the ids that were answered before. A real cut ends the process in the same instant. Here it
+        goes on for some milliseconds, and an fsync that is under way in the kernel while the file system goes down can
+        come back without an error: what was answered then was answered after the end.
+        """
+        answered = len(driver.ids)
         disk.cut()
         driver.kill()
         disk.unmount()
         disk.mount()
-        ledger = Ledger()
-        ledger.accept(driver.ids)
-        ledger.arrive(folder.stored())
-        return ledger
+        return driver.ids[:answered]
 
     def test_power_cut(self):
         """Everything that was answered as stored is in the store after each power cut, and is delivered in order."""
@@ -198,11 +207,7 @@ class PowerCutTests(SynchronousTestCase):
                 folder.configure(port)
                 driver = folder.driver(number * STRIDE + STRIDE // 2)
                 driver.read(source.randrange(50, 500))
-                disk.cut()
-                driver.kill()
-                disk.unmount()
-                disk.mount()
-                ledger.accept(driver.ids)
+                ledger.accept(self.power_cut(disk, driver))
         ledger.accept(folder.stored())  # committed, though the answer had no time to be printed
         folder.configure(port)
         last = folder.driver(-1)

@@ -67,17 +67,29 @@ class RegistryTests(Base):
         registry.seen(b)
         registry.snapshot()
         registry.gone("A")
-        self.assertTrue(registry.dirty)
+        self.assertTrue(registry.stale)
         self.assertEqual(list(registry.present()), ["B"])
         flags = {name: entry["disconnected"] for name, entry in json.loads(registry.snapshot()).items()}
         self.assertEqual(flags, {"A": True, "B": False})
         registry.gone("A")
         registry.gone("unknown")
-        self.assertFalse(registry.dirty)
+        self.assertFalse(registry.stale)
         self.assertFalse(registry.seen(a))
-        self.assertTrue(registry.dirty)
+        self.assertTrue(registry.stale)
         self.assertEqual(list(registry.present()), ["A", "B"])
         self.assertIs(json.loads(registry.snapshot())["A"]["disconnected"], False)
+        self.assertFalse(registry.dirty, "who is connected need not be on disk before the next row")
+
+    def test_a_file_that_cannot_be_read_is_left_alone(self):
+        """What may be read another day is not overwritten today."""
+        registry = self.registry()
+        registry.path.mkdir()
+        (fault,) = registry.load()
+        self.assertIn("left as it is", fault)
+        registry.seen(Device("A"))
+        registry.gone("A")
+        self.assertEqual((registry.dirty, registry.stale), (False, False))
+        self.assertIn("A", registry)
 
     def test_changes_are_noted(self):
         """Another connector or another profile in the configuration makes the file due for writing."""

@@ -18,7 +18,7 @@ from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.model import Device, Reading, ReportPlan, ReportStrategy, ReportType, Row
 from tbgw.pipeline.devices import DeviceRegistry
-from tbgw.pipeline.ingest import MIN_SPACING_SECONDS, Ingest
+from tbgw.pipeline.ingest import MIN_SPACING_SECONDS, REGISTRY_SECONDS, Ingest
 from tbgw.pipeline.packer import PackLimits
 from tbgw.thingsboard import topics
 from tests.fakes import FakeSource, FakeSpool
@@ -572,6 +572,33 @@ class RegistryTests(Base):
         for _ in range(10):
             bench.clock.advance(10)
         self.assertEqual(bench.values(), [1, 2])
+
+    def test_who_is_connected_is_written_late_and_once(self):
+        """Many devices that come and go cost one writing of the file, and not one each; a stop does not forget it."""
+        bench = self.bench
+        devices = [Device(f"D{n}", connector="Line 4") for n in range(20)]
+        for device in devices:
+            bench.ingest.accept(said(device, 1))
+        bench.ingest.flush()
+        written = bench.spool.calls.count("job")
+        for device in devices:
+            bench.ingest.disconnected(device)
+        self.assertEqual(bench.spool.calls.count("job"), written)
+        bench.clock.advance(REGISTRY_SECONDS)
+        self.assertEqual(bench.spool.calls.count("job"), written + 1)
+        bench.ingest.accept(said(devices[0], 2))
+        bench.ingest.stop()
+        self.assertEqual(bench.spool.calls.count("job"), written + 2)
+
+    def test_a_name_that_speaks_through_another_connector_is_not_told_gone(self):
+        """Two connectors with one device name: the end of the one does not end the other."""
+        bench = self.bench
+        here, there = Device("A", connector="Line 4"), Device("A", connector="Line 5")
+        bench.ingest.accept(said(here, 1))
+        bench.ingest.accept(said(there, 2))
+        bench.ingest.disconnected(here)
+        self.assertNotIn(topics.DISCONNECT, [row.topic for row in bench.rows()])
+        self.assertIn("A", list(bench.registry.present()))
 
     def test_disconnected_unknown(self):
         """A device that never spoke is not told gone."""

@@ -99,7 +99,7 @@ class Listener:
     def link_up(self, limits: SessionLimits) -> None:
         self.told.append(("up", limits))
 
-    def link_down(self, code: int | None) -> None:
+    def link_down(self, code: int | None = None) -> None:
         self.told.append("down" if code is None else f"down {code:#x}")
 
     def message_received(self, topic: str, payload: bytes) -> None:
