@@ -47,10 +47,10 @@ def accepts(port: int) -> bool:
 
 
 @contextmanager
-def mosquitto() -> Iterator[int]:
-    """Debian's broker on a port of its own; ended with the block."""
+def mosquitto(port: int | None = None) -> Iterator[int]:
+    """Debian's broker on a port of its own, or on `port`; ended with the block."""
     program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
-    port = free_port()
+    port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="tbgw-bench-") as folder:
         file = Path(folder, "mosquitto.conf")
         file.write_text(

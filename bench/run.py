@@ -1,4 +1,4 @@
-"""`python -m bench.run [throughput|latency|memory|start|outage ...]`: measures, and prints how it measured.
+"""`python -m bench.run [throughput|latency|memory|start|outage|live-outage ...]`: measures, and prints how it measured.
 
 Ratios and medians are what can be quoted: the machines this runs on are noisy. Each throughput figure counts readings
 that arrived at the broker, with every serial number seen and each connection's order checked; time runs from the first
@@ -222,16 +222,46 @@ def outage(minutes: float = 10.0, rate: int = 1000) -> None:
         print(f"   growth from the second to the last: {samples[-1] - samples[1]:+.1f} MiB; on disk {size:.0f} MiB")
 
 
+def live_outage(seconds: float = 600.0, rate: int = 1000) -> None:
+    """The same in real time, with the broker coming back: everything has to arrive, in order."""
+    messages = int(seconds * rate)
+    port = free_port()
+    print(f"\n== live outage: {rate}/s for {seconds:g} s from 10 connections with no broker, then the broker comes")
+    with gateway(port, framing="delimiter") as running:
+        load = _spawn("bench.load", "tcp", running.ports["tcp"], 10, messages, "\\n", rate, core=LOAD_CORE)
+        samples = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(seconds / 20)
+            samples.append(running.pss_kib() / 1024)
+        _line(load)
+        size = sum(file.stat().st_size for file in (running.folder / "store").iterdir()) / 2**20
+        print("   PSS in MiB, twenty samples: " + " ".join(f"{sample:.1f}" for sample in samples))
+        slope = (samples[-1] - samples[5]) / (0.75 * seconds) * 3600
+        print(f"   slope over the last three quarters: {slope:+.2f} MiB an hour")
+        print(f"   store on disk {size:.1f} MiB, {size * 2**20 / messages:.0f} bytes a message")
+        with mosquitto(port) as broker:
+            subscriber = _spawn("bench.subscriber", broker, messages, 10, core=LOAD_CORE)
+            assert _line(subscriber) == "ready"
+            begin = time.perf_counter()
+            result = json.loads(_line(subscriber))
+            order = "kept" if result["order"] else "BROKEN"
+            print(f"   after it: {result['readings']:,} arrived, {result['distinct']:,} different of {messages:,}")
+            print(f"   order {order}; the last one {result['last'] - begin:.1f} s after the broker")
+        load.communicate("\n", timeout=30)
+
+
 PARTS: dict[str, Callable[[], None]] = {
     "start": start,
     "latency": latency,
     "memory": memory,
     "throughput": throughput,
     "outage": outage,
+    "live-outage": live_outage,
 }
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or list(PARTS)
+    wanted = sys.argv[1:] or [name for name in PARTS if name != "live-outage"]  # which takes ten minutes
     print(f"tbgw bench on {platform.machine()}, {len(CORES)} cores, Python {platform.python_version()}, {time.ctime()}")
     for name in wanted:
         PARTS[name]()
