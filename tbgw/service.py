@@ -115,6 +115,7 @@ class Gateway(Service):
             connector for entry in config.connectors if (connector := self._build_connector(entry)) is not None
         ]
         self.downlink.set_connectors(self.connectors)
+        self._statistics = self._build_statistics()
         self._importer = self._build_importer()
         self._listening = False
         self._opened: Deferred[None] | None = None
@@ -195,6 +196,16 @@ class Gateway(Service):
             ttl_seconds=section.ttl_seconds,
             ttl_check_seconds=section.ttl_check_seconds,
             tend_seconds=TEND_SECONDS,
+        )
+
+    def _build_statistics(self) -> Any:
+        section = self._config.thingsboard.statistics
+        if not section.enabled:
+            return None
+        from tbgw.uplink.statistics import Statistics
+
+        return Statistics(
+            self._reactor, section.period_seconds, self.status, lambda: self.uplink.connected, self.uplink.publish
         )
 
     def _build_importer(self) -> Any:
@@ -346,7 +357,7 @@ class Gateway(Service):
         for fault in self.registry.load():
             self.events.emit(RegistryFault(fault=fault))
         self.forwarder.start()
-        for part in (self._sandbox, self._site, self.uplink):
+        for part in (self._sandbox, self._site, self.uplink, self._statistics):
             if part is not None:
                 IService(part).startService()
         if self._importer is None:
@@ -411,7 +422,8 @@ class Gateway(Service):
             self.ingest.stop()
             if self.uplink.connected and not self.forwarder.idle:
                 await self._drained()
-            await self._step("uplink", self.uplink.stopService)
+            link = [part.stopService for part in (self._statistics, self.uplink) if part is not None]
+            await self._step("uplink", *link)
             await self._step("store", self.spool.close)
             await self._step("sandbox", *[part.stopService for part in (self._site, self._sandbox) if part is not None])
         give_up.cancel()

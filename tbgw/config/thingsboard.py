@@ -96,11 +96,11 @@ def _count(node: Node, reporter: Reporter) -> int:
 class StatisticsSection:
     """`thingsboard.statistics`: what the gateway tells about itself."""
 
-    enabled: bool = flag("enable", default=True, doc="Send statistics of the gateway.", later=NOT_YET)
+    enabled: bool = flag("enable", default=True, doc="Send figures of the gateway and its store.")
     period_seconds: int = integer(
         "statsSendPeriodInSeconds", minimum=1, maximum=MAX_SECONDS, default=3600, unit="seconds", doc="How often."
     )
-    custom_enabled: bool = flag("enableCustom", default=False, doc="Send results of commands too.")
+    custom_enabled: bool = flag("enableCustom", default=False, doc="Send results of commands too.", later=NOT_YET)
     custom_period_seconds: int = integer(
         "customStatsSendPeriodInSeconds",
         minimum=1,

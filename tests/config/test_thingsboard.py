@@ -83,9 +83,9 @@ class ThingsBoardTests(FolderCase):
         }
         self.read(**off)
         self.assertEqual(self.lines(), [])
-        self.read(remoteConfiguration=True, statistics={"enable": True}, handleDeviceRenaming=True)
+        self.read(remoteConfiguration=True, statistics={"enableCustom": True}, handleDeviceRenaming=True)
         self.assertEqual(len(self.lines()), 1)
-        self.assertIn("remoteConfiguration, statistics.enable, handleDeviceRenaming", self.lines()[0])
+        self.assertIn("remoteConfiguration, statistics.enableCustom, handleDeviceRenaming", self.lines()[0])
 
     def test_sections_are_typed(self):
         """Sections of later versions are read and checked already."""
