@@ -241,7 +241,8 @@ def live_outage(seconds: float = 600.0, rate: int = 1000) -> None:
         print(f"   slope over the last three quarters: {slope:+.2f} MiB an hour")
         print(f"   store on disk {size:.1f} MiB, {size * 2**20 / messages:.0f} bytes a message")
         with mosquitto(port) as broker:
-            subscriber = _spawn("bench.subscriber", broker, messages, 10, core=LOAD_CORE)
+            # The gateway dials once a minute by now.
+            subscriber = _spawn("bench.subscriber", broker, messages, 10, 150, core=LOAD_CORE)
             assert _line(subscriber) == "ready"
             begin = time.perf_counter()
             result = json.loads(_line(subscriber))

@@ -1,8 +1,8 @@
 """Counts the readings that arrive at the broker, in a process of its own: `python -m bench.subscriber PORT EXPECTED`.
 
 Prints `ready` once subscribed; `first` with the time of the first; then one line of JSON once EXPECTED readings came or
-nothing came for 15 s: readings, distinct serial numbers, whether each connection's order was kept, and the times
-(time.perf_counter, which all processes of a machine share) of the first and the last.
+nothing came for 15 s (or as a fourth argument says): readings, distinct serial numbers, whether each connection's order
+was kept, and the times (time.perf_counter, which all processes of a machine share) of the first and the last.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from itertools import pairwise
 SERIAL = re.compile(rb'"n":"(\d{8})')
 
 
-def main(port: int, expected: int, connections: int) -> None:
+def main(port: int, expected: int, connections: int, patience_seconds: float = 15.0) -> None:
     """Subscribe at QoS 0 with a client of twenty lines, so that counting costs next to nothing."""
     link = socket.create_connection(("127.0.0.1", port))
     link.sendall(_connect())
     topic = b"v1/gateway/telemetry"
     body = b"\x00\x01" + len(topic).to_bytes(2, "big") + topic + b"\0"
     link.sendall(b"\x82" + bytes([len(body)]) + body)
-    link.settimeout(15)
+    link.settimeout(patience_seconds)
     print("ready", flush=True)
     serials: list[int] = []
     buffer = bytearray()
@@ -59,4 +59,4 @@ def _connect() -> bytes:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *map(float, sys.argv[4:]))
