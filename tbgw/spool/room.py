@@ -65,9 +65,14 @@ class Room:
     def opened(self, db: sqlite3.Connection) -> None:
         """Make the reserve, or begin to drain."""
         self.draining = False
+        self._checkpoint_in_time(db)
         if not self._reserved() and not self._reserve(db):
             self.begin_to_drain(db)
             self.drain(db)
+
+    def _checkpoint_in_time(self, db: sqlite3.Connection) -> None:
+        """Before more waits for it than half of the reserve, which is small on a small file system."""
+        db.execute(f"PRAGMA wal_autocheckpoint={min(CHECKPOINT_PAGES, self._size() // 2 // PAGE_BYTES)}")
 
     def begin_to_drain(self, db: sqlite3.Connection) -> None:
         """Use the reserve for deletes."""
@@ -133,7 +138,7 @@ class Room:
         for _ in range(DRAIN_STEPS):
             if self._reserve(db):
                 self.draining = False
-                db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+                self._checkpoint_in_time(db)
                 return
             (unused,) = db.execute("PRAGMA freelist_count").fetchone()
             if not unused:

@@ -432,6 +432,10 @@ class SqliteStore:
             try:
                 return self._tend(running_ms, expire_before_ms)
             except sqlite3.DatabaseError as error:
+                if is_full(error) and not self._room.draining:
+                    self._roll_back()
+                    self._room.begin_to_drain(self._db)
+                    return self._tend(running_ms, expire_before_ms)
                 if not is_damage(error):
                     raise
                 self._roll_back()
