@@ -103,6 +103,8 @@ class Tended(NamedTuple):
     """Number of dead letters by reason."""
     more: bool = False
     """Whether there is more to do of the same, as soon as nothing else is."""
+    draining: bool = False
+    """Whether the file system has no room for rows: only deletes and burials are welcome until this is False again."""
 
 
 class Opened(NamedTuple):
@@ -117,6 +119,8 @@ class Opened(NamedTuple):
     """Schema that the file had; 0 when it did not have to be upgraded."""
     copy: str = ""
     """Where the file as it was before the upgrade is kept."""
+    draining: bool = False
+    """Whether the file system has no room for rows: only deletes and burials are welcome until this is False again."""
 
 
 class Applied(NamedTuple):
@@ -132,6 +136,8 @@ class Applied(NamedTuple):
     """Oldest dead letters that were dropped for room."""
     damaged: Sequence[tuple[int, int]] = ()
     """(first, last) number of ranges that were lost because the file was damaged there, and had to be rebuilt."""
+    draining: bool = False
+    """Whether the file system has no room for rows: only deletes and burials are welcome until this is False again."""
 
 
 class Fetched(NamedTuple):

@@ -91,6 +91,10 @@ def is_damage(error: sqlite3.Error) -> bool:
     return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def is_full(error: sqlite3.Error) -> bool:
+    return _code(error) == sqlite3.SQLITE_FULL
+
+
 def store_error(doing: str, path: str, error: Exception) -> StoreError:
     """What an operator needs to know: what was tried, on which file, and why it failed."""
     code = _code(error)

@@ -342,7 +342,7 @@ class Importer:
         room = status["bytes"] + size <= FILL_LIMIT * status["max_bytes"]
         if status["max_messages"] is not None:
             room = room and status["messages"] + messages <= FILL_LIMIT * status["max_messages"]
-        return room or not status["rows"]
+        return not status["draining"] and (room or not status["rows"])
 
     async def _next(self) -> Batch | None:
         found: list[Batch | None] = []

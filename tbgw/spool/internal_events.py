@@ -23,7 +23,7 @@ class SpoolOpened(Event):
 
 @dataclass(frozen=True)
 class MessagesRefused(Event):
-    """The store is at its cap: what is new was refused. `reason` is `full_newest` or `too_large`."""
+    """The store is at its cap: what is new was refused. `reason` is `full_newest` or `too_large`, or `disk_full`."""
 
     level: ClassVar[Any] = LogLevel.warn
     counter: ClassVar[str] = "messages_dropped"
@@ -36,6 +36,26 @@ class MessagesRefused(Event):
 
     def amount(self) -> int:
         return self.messages
+
+
+@dataclass(frozen=True)
+class StoreDrains(Event):
+    """The file system has no room for rows; what is stored can be delivered and deleted."""
+
+    level: ClassVar[Any] = LogLevel.error
+    counter: ClassVar[str] = "store_drains"
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "Disk is nearly full under the store {place}: nothing is accepted until there is room again"
+    place: str
+
+
+@dataclass(frozen=True)
+class StoreHasRoom(Event):
+    """Enough was deleted, or somebody else made room."""
+
+    limited: ClassVar[bool] = True
+    text: ClassVar[str] = "There is room under the store {place} again: it goes on"
+    place: str
 
 
 @dataclass(frozen=True)

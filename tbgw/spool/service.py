@@ -42,6 +42,7 @@ from tbgw.interfaces import IDropListener, IPressureListener, ISpool, IStatusSou
 from tbgw.internal_events import Events
 from tbgw.model import Draft, Row
 from tbgw.spool.contract import Applied, Change, Fetched, Opened, Store, Tended, Totals, row_bytes
+from tbgw.spool.entries import Alone, Append, Bury, Group, Nobody
 from tbgw.spool.figures import Figures
 from tbgw.spool.internal_events import (
     DeadLettersDropped,
@@ -55,6 +56,8 @@ from tbgw.spool.internal_events import (
     SpoolOpened,
     StoreBroken,
     StoreDamaged,
+    StoreDrains,
+    StoreHasRoom,
     StoreUpgraded,
 )
 from tbgw.spool.runners import Runner
@@ -90,68 +93,6 @@ class _State(Enum):
     CLOSING = "being closed"
     CLOSED = "closed"
     BROKEN = "broken"
-
-
-class _Append:
-    """Some rows that wait, or whose transaction runs."""
-
-    __slots__ = ("done", "refused", "rows")
-
-    def __init__(self) -> None:
-        self.done: Deferred[None] = Deferred()
-        self.rows: dict[int, tuple[Row, int]] = {}
-        """By number, with their size in bytes. Rows that are delivered in the meantime are taken out."""
-        self.refused: StoreFull | None = None
-        """What to answer in the end when some drafts were refused."""
-
-
-class _Bury:
-    __slots__ = ("reason", "row")
-
-    def __init__(self, row: Row, reason: str) -> None:
-        self.row = row
-        self.reason = reason
-
-
-class _Alone:
-    """Something that runs by itself, after all before it and before all after it."""
-
-    __slots__ = ("breaks", "failed", "finished", "job")
-
-    def __init__(
-        self,
-        job: Callable[[], Any],
-        finished: Callable[[Any], object],
-        failed: Callable[[Exception], object],
-        breaks: bool = False,
-    ) -> None:
-        self.job = job
-        self.finished = finished
-        self.failed = failed
-        self.breaks = breaks
-        """Whether an error in the job is one of the store."""
-
-
-class _Group:
-    """One transaction under way, and who waits for it."""
-
-    __slots__ = ("appends", "buries", "bytes", "change", "messages", "rows")
-
-    def __init__(self) -> None:
-        self.change = Change()
-        self.appends: list[_Append] = []
-        self.buries: list[_Bury] = []
-        self.rows = self.messages = self.bytes = 0
-
-
-class _Nobody:
-    """Listener until somebody listens."""
-
-    def store_behind(self) -> None: ...
-
-    def store_ready(self) -> None: ...
-
-    def rows_dropped(self, last_seq: int) -> None: ...
 
 
 @implementer(ISpool, IStatusSource)
@@ -199,13 +140,13 @@ class Spool:
         self._state = _State.NEW
         self._error: StoreError | None = None
         self._store: Store | None = None
-        self._pressure: IPressureListener | _Nobody = _Nobody()
-        self._drops: IDropListener | _Nobody = _Nobody()
+        self._pressure: IPressureListener | Nobody = Nobody()
+        self._drops: IDropListener | Nobody = Nobody()
         self._failed: Callable[[Exception], None] | None = None
         self._closers: list[Deferred[None]] = []
 
-        self._queue: deque[_Append | _Bury | _Alone] = deque()
-        self._waiting: dict[int, _Append] = {}
+        self._queue: deque[Append | Bury | Alone] = deque()
+        self._waiting: dict[int, Append] = {}
         """Rows in the queue, by number: those that a delete can still take out."""
         self._deletes: list[int] = []
         self._deletes_due = False
@@ -218,7 +159,7 @@ class Spool:
         self._last_seq = 0
         self._pending_rows = self._pending_messages = self._pending_bytes = 0
         """Appended, but the transaction is not finished."""
-        self._crowded = self._nearly_full = self._behind = False
+        self._crowded = self._nearly_full = self._behind = self._draining = False
 
         self._figures = Figures(clock)
         self._tend_timer: IDelayedCall | None = None
@@ -260,6 +201,7 @@ class Spool:
             "drop_policy": self._drop_policy,
             "pending_bytes": self._pending_bytes,
             "behind": self._behind,
+            "draining": self._draining,
             "last_seq": self._last_seq,
             "fill": self._filled(),
             **self._figures.status(self.stored_rows, self._totals.dead_rows),
@@ -300,7 +242,7 @@ class Spool:
             opened.errback(self._as_store_error(error))
             self._tell_closed()
             return
-        self._store, (self._totals, damaged, running_ms, upgraded_from, copy) = result
+        self._store, (self._totals, damaged, running_ms, upgraded_from, copy, draining) = result
         self._figures.opened(running_ms)
         self._last_seq = self._totals.last_seq
         if self._state is _State.OPENING:
@@ -310,6 +252,7 @@ class Spool:
         if upgraded_from:
             self._events.emit(StoreUpgraded(self._store.place, upgraded_from, copy))
         self._tell_damage(damaged)
+        self._drains(draining)
         self._weigh()
         if self._tend_seconds is not None and self._state is _State.OPEN:
             self._tend()  # what has become too old, and the picture for `status`
@@ -336,7 +279,7 @@ class Spool:
         if len(self._closers) == 1:
             if self._state is not _State.BROKEN:
                 self._state = _State.CLOSING
-            self._queue.append(_Alone(self._close_store, self._closed, self._closed))
+            self._queue.append(Alone(self._close_store, self._closed, self._closed))
             self._pump()
         return closed
 
@@ -365,7 +308,7 @@ class Spool:
         if self._state is not _State.OPEN:
             self._events.emit(MessagesNotStored(sum(draft.messages for draft in drafts)))
             return [], fail(self._error or StoreError(f"the store is {self._state.value}"))
-        entry = _Append()
+        entry = Append()
         rows: list[Row] = []
         for draft in drafts:
             size = row_bytes(draft)
@@ -387,6 +330,8 @@ class Spool:
         return rows, entry.done
 
     def _reason_to_refuse(self, size: int, messages: int) -> str:
+        if self._draining:
+            return "disk_full"
         if size > self._max_bytes or (self._max_messages is not None and messages > self._max_messages):
             return "too_large"
         if self._drop_policy == "oldest":
@@ -436,7 +381,7 @@ class Spool:
     def bury(self, row: Row, reason: str) -> None:
         """See `ISpool`."""
         if self._state is _State.OPEN:
-            self._queue.append(_Bury(row, reason))
+            self._queue.append(Bury(row, reason))
             self._pump()
 
     def fetch(self, after_seq: int, max_bytes: int) -> Deferred[list[Row]]:
@@ -445,7 +390,7 @@ class Spool:
             return fail(self._error or StoreError(f"the store is {self._state.value}"))
         found: Deferred[list[Row]] = Deferred()
         self._queue.append(
-            _Alone(
+            Alone(
                 partial(self._fetch_from_store, after_seq, max_bytes, self._wall_ms()),
                 partial(self._fetched, found),
                 found.errback,
@@ -481,7 +426,7 @@ class Spool:
         if self._ttl_seconds is not None and now >= self._next_ttl_check:
             expire_before_ms = running_ms - int(self._ttl_seconds * 1000)
         self._queue.append(
-            _Alone(
+            Alone(
                 partial(self._tend_store, running_ms, expire_before_ms, self._wall_ms()),
                 partial(self._tended, expire_before_ms is not None),
                 lambda error: None,  # `breaks` has told it
@@ -496,6 +441,7 @@ class Spool:
 
     def _tended(self, checked: bool, tended: Tended) -> None:
         self._totals = tended.totals
+        self._drains(tended.draining)
         self._figures.tended(tended)
         if tended.expired_rows:
             event = MessagesExpired(tended.expired_rows, tended.expired_messages)
@@ -521,7 +467,7 @@ class Spool:
         if self._state is not _State.OPEN:
             return fail(self._error or StoreError(f"the store is {self._state.value}"))
         ended: Deferred[None] = Deferred()
-        self._queue.append(_Alone(job, lambda result: ended.callback(None), ended.errback))
+        self._queue.append(Alone(job, lambda result: ended.callback(None), ended.errback))
         self._pump()
         return ended
 
@@ -551,7 +497,7 @@ class Spool:
                         self._answer(group)
                 elif self._queue:
                     alone = self._queue.popleft()
-                    assert isinstance(alone, _Alone)  # noqa: S101 - for mypy; all others are gathered
+                    assert isinstance(alone, Alone)  # noqa: S101 - for mypy; all others are gathered
                     self._start(alone.job, partial(self._ended_alone, alone))
                 else:
                     return
@@ -562,32 +508,32 @@ class Spool:
         assert self._store is not None  # noqa: S101 - for mypy; a group is only made while open
         return self._store.apply(change)
 
-    def _ended_alone(self, alone: _Alone, result: Any, error: Exception | None) -> None:
+    def _ended_alone(self, alone: Alone, result: Any, error: Exception | None) -> None:
         if error is None:
             alone.finished(result)
         else:
             alone.failed(self._break(error) if alone.breaks else error)
 
-    def _gather(self) -> _Group | None:
+    def _gather(self) -> Group | None:
         """What goes into the next transaction, taken out of the queue; None when nothing may or has to go now."""
         queue = self._queue
         if not queue and not (self._deletes_due and self._deletes):
             return None
-        group = _Group()
+        group = Group()
         deletes = self._deletes[:GROUP_OPERATIONS]
         del self._deletes[:GROUP_OPERATIONS]
         self._deletes_due = bool(self._deletes)  # what is left has waited long enough
         rows: list[tuple[Row, int]] = []
-        while queue and not isinstance(queue[0], _Alone):
+        while queue and not isinstance(queue[0], Alone):
             if rows and (group.bytes >= GROUP_BYTES or len(rows) >= GROUP_OPERATIONS):
                 break
             if len(group.buries) >= GROUP_OPERATIONS:
                 break
             entry = queue.popleft()
-            if isinstance(entry, _Bury):
+            if isinstance(entry, Bury):
                 group.buries.append(entry)
                 continue
-            assert isinstance(entry, _Append)  # noqa: S101 - for mypy
+            assert isinstance(entry, Append)  # noqa: S101 - for mypy
             group.appends.append(entry)
             for seq, (row, size) in entry.rows.items():
                 del self._waiting[seq]
@@ -610,7 +556,7 @@ class Spool:
         )
         return group
 
-    def _applied(self, group: _Group, applied: Applied | None, error: Exception | None) -> None:
+    def _applied(self, group: Group, applied: Applied | None, error: Exception | None) -> None:
         self._pending_rows -= group.rows
         self._pending_messages -= group.messages
         self._pending_bytes -= group.bytes
@@ -618,6 +564,7 @@ class Spool:
             self._break(error, group)
             return
         before, self._totals = self._totals, applied.totals
+        self._drains(applied.draining)
         gone = before.messages + group.messages - applied.totals.messages - applied.dropped_messages
         if not applied.damaged:  # what buried rows held was in the store, unless they never were
             self._figures.drained += max(0, gone - sum(entry.row.messages for entry in group.buries if entry.row.seq))
@@ -640,7 +587,7 @@ class Spool:
             self._events.emit(StoreDamaged(first, last))
 
     @staticmethod
-    def _answer(group: _Group) -> None:
+    def _answer(group: Group) -> None:
         for entry in group.appends:
             if entry.refused is None:
                 entry.done.callback(None)
@@ -649,6 +596,12 @@ class Spool:
 
     # -- pressure and failure ------------------------------------------------------------------------------------------
 
+    def _drains(self, draining: bool) -> None:
+        """Note whether the file system has no room for rows."""
+        if draining is not self._draining and self._store is not None:
+            self._draining = draining
+            self._events.emit(StoreDrains(self._store.place) if draining else StoreHasRoom(self._store.place))
+
     def _weigh(self) -> None:
         """Tell whether the sources have to stop or may go on, when that changed."""
         pending, cap = self._pending_bytes, self._pending_cap_bytes
@@ -656,7 +609,7 @@ class Spool:
         if self._drop_policy == "pause":
             filled = self._filled()
             self._nearly_full = filled >= RESUME_BELOW if self._nearly_full else filled > PAUSE_ABOVE
-        behind = self._crowded or self._nearly_full
+        behind = self._crowded or self._nearly_full or self._draining
         if behind is self._behind:
             return
         self._behind = behind
@@ -673,19 +626,19 @@ class Spool:
         self._log.failure("unexpected error in the store's thread", Failure(error))
         return StoreError(f"the store failed unexpectedly: {error!r}")
 
-    def _break(self, error: Exception | None, group: _Group | None = None) -> StoreError:
+    def _break(self, error: Exception | None, group: Group | None = None) -> StoreError:
         """The store failed: everything that waits fails with it, and nothing is taken any more."""
         broken = self._as_store_error(error)
         self._error = broken
         self._state = _State.BROKEN
         self._stop_tending()
         appends = list(group.appends) if group is not None else []
-        others: list[_Alone] = []
-        close: _Alone | None = None
+        others: list[Alone] = []
+        close: Alone | None = None
         for entry in self._queue:
-            if isinstance(entry, _Append):
+            if isinstance(entry, Append):
                 appends.append(entry)
-            elif isinstance(entry, _Alone):
+            elif isinstance(entry, Alone):
                 if self._closers and entry is self._queue[-1]:
                     close = entry
                 else:

@@ -13,6 +13,7 @@ What holds
 - Opening reads a handful of pages, however much is stored.
 - A file of an older schema is copied aside before it is upgraded, and one of a newer schema is left as it is. A new
   file is made by the first schema and all upgrades, so it cannot differ from an upgraded one.
+- Deletes never fail for want of room on the file system, see `room`.
 - Room that is not used goes back to the file system: while rows come and go only what is far too much, otherwise nearly
   all of it, in small steps.
 
@@ -31,6 +32,7 @@ Considered and dropped
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sqlite3
@@ -53,9 +55,11 @@ from tbgw.spool.contract import (
     Totals,
     row_bytes,
 )
+from tbgw.spool.damage import damaged_range
 from tbgw.spool.files import (
     BUSY_SECONDS,
     is_damage,
+    is_full,
     make_folders,
     make_private_file,
     store_error,
@@ -73,6 +77,7 @@ from tbgw.spool.records import (
     runs_of,
     sound_totals,
 )
+from tbgw.spool.room import Room
 from tbgw.spool.schema import READ_META, check_version, complete
 
 MAX_DEAD_LETTERS: Final = 10_000
@@ -93,8 +98,6 @@ CHANGES_PER_LOOK: Final = 64
 """Changes between two looks at the number of free pages."""
 UNREADABLE_STEP: Final = 500
 """Damaged rows that are put aside at a time."""
-PAGE_ROWS: Final = 64
-"""More rows than fit on one page; a damaged page is searched row by row, a larger damage in growing steps."""
 REBUILD_BYTES: Final = 1024 * 1024
 """Rows copied at a time when a damaged file is rebuilt."""
 INSERT_STEPS: Final = (32, 8, 1)
@@ -106,8 +109,6 @@ _INSERTS = {
     for step in INSERT_STEPS
 }
 _FETCH = f"SELECT {_COLUMNS} FROM rows WHERE seq >= ? ORDER BY seq LIMIT ?"  # noqa: S608 - a constant
-# At least, not above: a search for what is above the last row of a damaged page would begin on that page.
-_NEXT = "SELECT seq FROM rows WHERE seq >= ? ORDER BY seq LIMIT 1"
 _RANGE_SUMS = "SELECT count(*), total(messages), total(bytes) FROM rows WHERE seq BETWEEN ? AND ?"
 _RANGE_DELETE = "DELETE FROM rows WHERE seq BETWEEN ? AND ?"
 _BURY = "INSERT INTO dead_letters VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -134,6 +135,7 @@ class SqliteStore:
         self._totals = Totals()
         self._running_ms = 0
         self._ages = Ages()
+        self._room = Room(self.place)
         self._dead_reasons: Counter[str] | None = None
         """None: not counted since they changed."""
         self._upgraded_from = 0
@@ -154,6 +156,7 @@ class SqliteStore:
             self._connection = self._connect(self.place)
             damaged = self._read_totals()
             self._running_ms = self._ages.read(self._db, self._running_ms)
+            self._room.opened(self._db)
         except StoreError:
             self.close(None)
             raise
@@ -161,9 +164,10 @@ class SqliteStore:
             self.close(None)
             raise StoreError(f"cannot open the store {self.place}: the file is damaged ({error})") from error
         except (sqlite3.Error, OSError) as error:
+            self._room.release_if_tight()
             self.close(None)
             raise store_error("open", self.place, error) from error
-        return Opened(self._totals, damaged, self._running_ms, self._upgraded_from, self._copy)
+        return Opened(self._totals, damaged, self._running_ms, self._upgraded_from, self._copy, self._room.draining)
 
     def _connect(self, path: str) -> sqlite3.Connection:
         # check_same_thread off: all calls come from one thread at a time, but not always from the same (tests, close).
@@ -267,16 +271,29 @@ class SqliteStore:
         try:
             try:
                 self._give_back_free_pages()
-                return self._transact(change)
+                if change.rows and not self._room.suffices(self._db, sum(size for _, size in change.rows)):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return self._drain_after(self._transact(change))
             except sqlite3.DatabaseError as error:
+                if is_full(error) and not (change.rows or self._room.draining):
+                    self._roll_back()
+                    self._room.begin_to_drain(self._db)
+                    return self._drain_after(self._transact(change))
                 if not is_damage(error):
                     raise
                 self._roll_back()
                 damaged = self._rebuild()
-                return self._transact(change)._replace(damaged=damaged)
+                return self._transact(change)._replace(damaged=damaged, draining=self._room.draining)
         except (sqlite3.Error, OSError) as error:
             self._roll_back()
+            self._room.release_if_tight()
             raise store_error("write", self.place, error) from error
+
+    def _drain_after(self, applied: Applied) -> Applied:
+        if self._room.draining:
+            self._set_sync(full=False)
+            self._room.drain(self._db)
+        return applied._replace(draining=self._room.draining)
 
     def _transact(self, change: Change) -> Applied:
         db = self._db
@@ -415,12 +432,18 @@ class SqliteStore:
             try:
                 return self._tend(running_ms, expire_before_ms)
             except sqlite3.DatabaseError as error:
+                if is_full(error) and not self._room.draining:
+                    self._roll_back()
+                    self._room.begin_to_drain(self._db)
+                    return self._tend(running_ms, expire_before_ms)
                 if not is_damage(error):
                     raise
                 self._roll_back()
-                return Tended(self._totals)  # the next change that meets the damage has the file rebuilt
+                # The next change that meets the damage has the file rebuilt.
+                return Tended(self._totals, draining=self._room.draining)
         except (sqlite3.Error, OSError) as error:
             self._roll_back()
+            self._room.release_if_tight()
             raise store_error("write", self.place, error) from error
 
     def _tend(self, running_ms: int, expire_before_ms: int | None) -> Tended:
@@ -441,7 +464,10 @@ class SqliteStore:
             found = db.execute("SELECT reason, count(*) FROM dead_letters GROUP BY reason")
             self._dead_reasons = Counter({as_text(reason): count for reason, count in found})
         more = self._shrink() or more
-        return Tended(self._totals, *expired, self._oldest_running_ms(), dict(self._dead_reasons), more)
+        if self._room.draining:
+            self._room.drain(db)
+        oldest = self._oldest_running_ms()
+        return Tended(self._totals, *expired, oldest, dict(self._dead_reasons), more, self._room.draining)
 
     def _expire(self, before_ms: int) -> tuple[Totals, tuple[int, int, int], bool]:
         """Drop the oldest rows that are surely older; the new sums, (rows, messages, last number), whether more are."""
@@ -562,34 +588,13 @@ class SqliteStore:
             if limit < 0:
                 # The module reads one row ahead, so the row behind `position` may still be good: look at it alone.
                 return self._read(position, max_bytes, rows, bad, ranges, limit=1)
-            ranges.append(self._damaged_range(position + 1))
+            ranges.append(damaged_range(self._db, position + 1, self._totals.last_seq))
             return ranges[-1][1], False
         finally:
             cursor.close()
         if limit > 0 and (position > start or bad):
             return max(position, start + 1), False
         return position, True
-
-    def _damaged_range(self, first: int) -> tuple[int, int]:
-        """The (first, last) numbers from `first` on that cannot be read, searched in steps of one, later longer."""
-        end = max(self._totals.last_seq, first)
-        if self._can_find(first):
-            row = self._db.execute(_NEXT, (first,)).fetchone()
-            return (first, end) if row is None else (row[0], row[0])
-        low, step = first, 1
-        high = min(low + step, end)
-        while not self._can_find(high):
-            if high == end:
-                return first, end
-            low, step = high, 1 if high - first < PAGE_ROWS else step * 2
-            high = min(low + step, end)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._can_find(middle):
-                high = middle
-            else:
-                low = middle
-        return first, low
 
     def _rebuild(self) -> list[tuple[int, int]]:
         """
@@ -651,16 +656,6 @@ class SqliteStore:
     def _empty_log(self, name: str) -> None:
         if self._db.execute(f"PRAGMA {name}.wal_checkpoint(TRUNCATE)").fetchone()[0]:
             raise StoreError(f"the store {self.place} is damaged and cannot be rebuilt while another program reads it")
-
-    def _can_find(self, seq: int) -> bool:
-        """Whether the row with this number, or the one after it, can be looked up."""
-        try:
-            self._db.execute(_NEXT, (seq,)).fetchone()
-        except sqlite3.DatabaseError as error:
-            if not is_damage(error):
-                raise
-            return False
-        return True
 
     def _put_aside(self, seq: int, now_ms: int) -> int:
         """Move a damaged row to the dead letters, or leave it where even that fails; dead letters dropped for it."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -284,6 +286,71 @@ class ErrorTests(SynchronousTestCase):
         disk.unmount()
         disk.mount()
         self.again(folder, ledger, "The store broke.*([Ii]nput/output error|read-only)", log)
+
+
+class FullDiskTests(SynchronousTestCase):
+    """A full disk that nobody makes larger: the restart delivers what there is, once, and goes on."""
+
+    timeout = 120
+
+    def filled(self, disk: Tmpfs, other: bool) -> tuple[CrashFolder, Ledger]:
+        """A store that ended on a full disk; filled by itself, or by another program."""
+        folder = CrashFolder(self, "sqlite", disk.path / "store")
+        folder.configure(free_port())
+        driver = folder.driver(0, "--padding", "200")
+        if other:
+            driver.read(3000)
+            fill(disk.path / "other")
+        self.assertEqual(driver.finish(), 1, driver.log)
+        self.assertEqual(driver.log.count("disk full"), 1, driver.log)
+        ledger = Ledger()
+        ledger.accept(driver.ids)
+        return folder, ledger
+
+    def freed(self, other: bool) -> None:
+        """The next start delivers all of it, takes new data and does not end."""
+        disk = Tmpfs(self, "size=3m")
+        folder, ledger = self.filled(disk, other)
+        port = free_port()
+        mosquitto(self, port)
+        watch = Watch(self, port, ledger)
+        folder.configure(port)
+        driver = folder.driver(STRIDE)
+        driver.read(100)
+        self.assertEqual(driver.stop(), 0, driver.log)
+        ledger.accept(driver.ids)
+        watch.until_all()
+        ledger.check(0)
+
+    def test_filled_by_the_store(self):
+        """Its own rows took the room."""
+        self.freed(other=False)
+
+    def test_filled_by_another(self):
+        """Another program took the room, and keeps it."""
+        self.freed(other=True)
+
+    def test_away_broker(self):
+        """Without a broker it neither ends nor takes more: said, counted, and what it has stays."""
+        disk = Tmpfs(self, "size=3m")
+        folder, ledger = self.filled(disk, other=False)
+        driver = folder.driver(STRIDE, "--padding", "200")
+        driver.read_for(3)
+        self.assertIsNone(driver.process.poll(), driver.log)
+        self.assertEqual(driver.stop(), 0, driver.log)
+        self.assertEqual(driver.log.count("nothing is accepted until"), 1, driver.log)
+        self.assertEqual(driver.ids, [])
+        self.assertLessEqual(set(ledger.accepted), set(folder.stored()))
+
+
+def fill(path: Path) -> None:
+    """Take all the room there is."""
+    with path.open("ab", buffering=0) as file:
+        try:
+            while file.write(b"x" * 4096):
+                pass
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
 
 
 class FileKillTests(KillTests):

@@ -35,6 +35,7 @@ class ScriptedStore(MemoryStore):
         self.found: Fetched | None = None
         self.closed_with: list[int | None] = []
         self.running_ms = 0
+        self.draining = False
 
     def check(self) -> None:
         if self.error is not None:
@@ -42,17 +43,17 @@ class ScriptedStore(MemoryStore):
 
     def open(self) -> Opened:
         self.check()
-        return super().open()._replace(running_ms=self.running_ms)
+        return super().open()._replace(running_ms=self.running_ms, draining=self.draining)
 
     def tend(self, running_ms: int, expire_before_ms: int | None, now_ms: int) -> Tended:
         self.check()
         self.running_ms = running_ms
-        return super().tend(running_ms, expire_before_ms, now_ms)
+        return super().tend(running_ms, expire_before_ms, now_ms)._replace(draining=self.draining)
 
     def apply(self, change: Change) -> Applied:
         self.check()
         self.changes.append(change)
-        return super().apply(change)
+        return super().apply(change)._replace(draining=self.draining)
 
     def fetch(self, after_seq: int, max_bytes: int, now_ms: int) -> Fetched:
         self.check()
@@ -801,6 +802,30 @@ class AgeTests(SpoolCase):
         self.wait(3)
         assert self.store.seqs == []
         self.end(again)
+
+    def test_no_room_on_the_disk(self):
+        """While the store drains, nothing is taken, the sources pause, deletes work; then all is as before."""
+        self.store.draining = True
+        spool = self.opened(tend_seconds=60.0)
+        self.runner.drain()
+        assert self.listener.told == ["behind"]
+        assert self.append(spool, "a", draft(messages=3)) == []
+        spool.bury(row(7), "refused")
+        self.runner.drain()
+        assert self.fired == [("a", StoreFull)]
+        assert self.counters.get("messages_dropped", "disk_full") == 3
+        assert self.counters.get("store_drains") == 1
+        assert spool.status()["dead_letters"] == {"refused": 1}
+        assert self.store.changes[-1].rows == []
+        self.store.draining = False
+        self.clock.advance(60)
+        self.runner.drain()
+        assert self.listener.told == ["behind", "ready"]
+        self.append(spool, "b")
+        self.runner.drain()
+        assert self.fired[1:] == ["b"]
+        assert self.store.seqs == [1]
+        self.end(spool)
 
     def test_without_ttl(self):
         """Nothing expires by itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
@@ -325,7 +326,7 @@ class PrivacyTests(StoreCase):
             store = self.open()
             store.apply(keep(row(1)))
             names = sorted(entry.name for entry in self.path.parent.iterdir())
-            assert names == ["spool.db", "spool.db-shm", "spool.db-wal", "spool.db.lock"]
+            assert names == ["spool.db", "spool.db-shm", "spool.db-wal", "spool.db.lock", "spool.db.reserve"]
             for entry in self.path.parent.iterdir():
                 assert stat.S_IMODE(entry.stat().st_mode) == 0o600, (entry, umask)
             for folder in (top, top / "deep"):
@@ -520,17 +521,48 @@ class FullDiskTests(StoreCase):
         assert again.open().totals == Totals(2, 2, 2, 2 * row_bytes(row(1)))
         assert self.seqs(again) == [1, 2]
 
-    def test_real_file_system(self):
-        """The same on a small tmpfs filled to the brim, where the log and the file meet ENOSPC."""
+    def mount(self, size: str):
+        """A small tmpfs in the place of the folder."""
         self.folder.mkdir()
         mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", os.fspath(self.folder.resolve())],
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", os.fspath(self.folder.resolve())],
             capture_output=True,
             check=False,
         )
         if mounted.returncode:
             raise unittest.SkipTest("may not mount a tmpfs here")
-        self.addCleanup(subprocess.run, ["umount", os.fspath(self.folder.resolve())], check=True)
+        self.addCleanup(subprocess.run, ["umount", "-l", os.fspath(self.folder.resolve())], check=True)
+
+    def test_deletes_on_a_full_disk(self):
+        """Another program takes all the room: deletes go on, rows are refused, and it is normal again by itself."""
+        self.mount("8m")
+        store = self.open()
+        for n in range(1, 1001):
+            store.apply(keep(row(n, b"x" * 2000)))
+        store.close(1000)
+        store = self.open()
+        reserve = self.folder / "spool.db.reserve"
+        assert reserve.stat().st_blocks * 512 >= 1024 * 1024
+        other = self.folder / "other"
+        with other.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"x" * 4096):
+                pass
+        assert all(store.apply(Change(deletes=[n])).draining for n in range(1, 10))
+        assert not reserve.exists()
+        store.close(1000)
+        again = SqliteStore(self.path)
+        assert again.open().draining
+        assert again.apply(Change(deletes=list(range(10, 900)))).totals.rows == 101
+        other.unlink()
+        assert not again.tend(0, None, 0).draining
+        assert reserve.exists()
+        again.apply(keep(row(1001, b"x" * 2000)))
+        again.close(None)
+        assert self.seqs(self.open()) == list(range(900, 1002))
+
+    def test_real_file_system(self):
+        """The same on a small tmpfs filled to the brim, where the log and the file meet ENOSPC."""
+        self.mount("2m")
         spare = self.folder / "spare"
         spare.write_bytes(b"x" * 200_000)
         store = self.open()
@@ -642,7 +674,8 @@ class DamageTests(StoreCase):
     def sound(self, store: SqliteStore, count: int) -> None:
         """The store is as good as new: private, whole, and the same after a restart."""
         store.close(None)
-        assert sorted(entry.name for entry in self.folder.iterdir()) == ["spool.db", "spool.db.lock"]
+        names = sorted(entry.name for entry in self.folder.iterdir())
+        assert names == ["spool.db", "spool.db.lock", "spool.db.reserve"]
         assert stat.S_IMODE(self.path.stat().st_mode) == 0o600
         again = self.open()
         assert again._db.execute("PRAGMA integrity_check").fetchone() == (b"ok",)
@@ -680,7 +713,8 @@ class DamageTests(StoreCase):
         self.assertIn(f"cannot write the store {self.path}: input/output error", str(error))
         store.close(None)
         assert self.path.read_bytes() == before
-        assert sorted(entry.name for entry in self.folder.iterdir()) == ["spool.db", "spool.db.lock"]
+        names = sorted(entry.name for entry in self.folder.iterdir())
+        assert names == ["spool.db", "spool.db.lock", "spool.db.reserve"]
 
     def test_bit_flips(self):
         """
