@@ -42,7 +42,7 @@ from bench.rig import (
     mosquitto,
     wait_for,
 )
-from bench.run import _one_run
+from bench.run import _line, _one_run, _spawn
 
 CONNECTIONS = (10, 100, 1000)
 REPEATS = 3
@@ -58,6 +58,20 @@ msg.payload = JSON.stringify({Bench: [{ts: Date.now(), values: {
 return msg;
 """
 """What the device configuration of bench.rig asks of the gateways, as a function node."""
+
+SINK = """
+import selectors, socket, sys
+listener, selector = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=1024), selectors.DefaultSelector()
+selector.register(listener, selectors.EVENT_READ)
+while True:
+    for key, _ in selector.select():
+        if key.fileobj is listener:
+            selector.register(listener.accept()[0], selectors.EVENT_READ)
+        elif not key.fileobj.recv(65536):
+            selector.unregister(key.fileobj)
+            key.fileobj.close()
+"""
+"""Reads and forgets: how fast the load generator can be at all."""
 
 Running = AbstractContextManager[GatewayProcess]
 
@@ -268,6 +282,17 @@ def _reference(venv: Path) -> Callable[[int], Running]:
     return run
 
 
+def _ceiling(connections: int) -> float:
+    """Messages a second that the load generator sends to a program that only reads."""
+    port = free_port()
+    sink = [sys.executable, "-c", SINK, str(port)]
+    with tempfile.TemporaryDirectory(prefix="tbgw-bench-") as folder, _program(sink, Path(folder), port, ""):
+        load = _spawn("bench.load", "tcp", port, connections, MESSAGES, "\\n", 0, core=LOAD_CORE)
+        _, took = map(float, _line(load).split())
+        load.communicate("\n", timeout=30)
+    return MESSAGES / took
+
+
 @dataclass
 class Case:
     """One line of the table."""
@@ -283,6 +308,7 @@ class Case:
     lost: list[int] = field(default_factory=list)
     orders: list[bool] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
     pss: list[float] = field(default_factory=list)
 
     def measure(self) -> None:
@@ -297,6 +323,7 @@ class Case:
             self.orders.append(result["order"])
             self.rates.append(result["readings"] / result["seconds"])
             self.cpu.append(used / result["readings"] * 1e6)
+            self.busy.append(used / result["seconds"] * 100)
 
     def row(self) -> str:
         """What was found."""
@@ -308,7 +335,7 @@ class Case:
         return (
             f"   {self.label:<34} {self.connections:>5} {median:>9,.{digits}f}  {spread:<20} {max(self.lost):>6}"
             f"   {'kept' if all(self.orders) else 'BROKEN':<6} {statistics.median(self.cpu):>9,.1f}"
-            f" {statistics.median(self.pss):>9.1f}"
+            f" {statistics.median(self.busy):>6.0f} {statistics.median(self.pss):>9.1f}"
         )
 
 
@@ -361,8 +388,14 @@ def main(node_red: Path | None, reference: Path | None) -> None:
             if repeat < case.repeats:
                 case.measure()
     print(
+        "   `busy`: the peer's CPU seconds by the run's. Well below 100 not the peer sets the rate, but the other core"
+    )
+    print("   (load, broker, subscriber): then the rate is a lower bound, and such rates do not rank the peers.")
+    ceilings = ", ".join(f"{_ceiling(connections):,.0f}/s from {connections}" for connections in CONNECTIONS)
+    print(f"   The load alone, into a program that only reads, without broker and subscriber: {ceilings} connections")
+    print(
         f"   {'who':<34} {'conns':>5} {'readings/s: median (min .. max)':<32} {'lost':>6}   {'order':<6}"
-        f" {'CPU us/r':>9} {'PSS MiB':>9}"
+        f" {'CPU us/r':>9} {'busy %':>6} {'PSS MiB':>9}"
     )
     for case in cases:
         print(case.row(), flush=True)
