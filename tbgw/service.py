@@ -26,9 +26,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tbgw.config.gateway import GatewayConfig
+from tbgw.config.gateway import ConnectorEntry, GatewayConfig
 from tbgw.config.loader import load_folder
 from tbgw.config.thingsboard import session_limits
+from tbgw.connectors.builders import BUILDERS, Surroundings
 from tbgw.connectors.parsers import PARSERS
 from tbgw.errors import StoreError, StoreFull
 from tbgw.interfaces import IStatusSource, IUplinkListener
@@ -111,8 +112,18 @@ class Gateway(Service):
             **({"allows": device_filter.allows} if device_filter is not None else {}),
         )
         self.spool.set_listeners(self.ingest, self.forwarder, self._store_failed)
+        self._surroundings = Surroundings(
+            self.ingest,
+            self.downlink,
+            self.spool,
+            self.events,
+            reactor,
+            self._now_ms,
+            config.data_dir,
+            config.report,
+        )
         self.connectors = [
-            connector for entry in config.connectors if (connector := self._build_connector(entry)) is not None
+            connector for entry in config.connectors if (connector := self.build_connector(entry)) is not None
         ]
         self.downlink.set_connectors(self.connectors)
         self._statistics = self._build_statistics()
@@ -296,34 +307,17 @@ class Gateway(Service):
         self._reactor.suggestThreadPoolSize(1)  # for the system's resolver, the only one who uses that pool
         return HostnameEndpoint(self._reactor, host.encode("idna"), port)
 
-    def _build_connector(self, entry: Any) -> Any:
-        if entry.type != "socket":
+    def build_connector(self, entry: ConnectorEntry) -> Any:
+        """The connector of an entry, which then has to be started; None, with a word in the log, when there is none."""
+        build = BUILDERS.get(entry.type)
+        if build is None:
             self._log.warn(
                 "connector {name!r} was checked but is not started: {type} is not in this version of tbgw yet",
                 name=entry.name,
                 type=entry.type,
             )
             return None
-        from tbgw.config.schema import resolve
-        from tbgw.connectors.socket.connector import SocketConnector
-
-        config = entry.config
-        devices = [
-            (
-                device,
-                Device(
-                    device.name,
-                    device.profile,
-                    entry.name,
-                    entry.type,
-                    resolve(self._config.report, config.report, device.report, device.telemetry, device.attributes),
-                ),
-            )
-            for device in config.devices
-        ]
-        return SocketConnector(
-            entry.name, config, devices, self.ingest, self.events, self._reactor, self._now_ms, self.downlink
-        )
+        return build(entry.name, entry.config, self._surroundings)
 
     # IService
 
