@@ -1,0 +1,68 @@
+"""Makes the connector of a configuration entry. Each type's modules are imported when the first of its kind is made, so
+that nobody pays for a protocol that he does not use.
+
+It is also how a single connector is made anew while the gateway runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tbgw.config.schema import resolve
+from tbgw.interfaces import IConnector, IDownlink, IIngest, ISpool
+from tbgw.internal_events import Events
+from tbgw.model import Device, ReportStrategy
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a connector is given of the gateway that it lives in."""
+
+    ingest: IIngest
+    downlink: IDownlink
+    spool: ISpool
+    """Only for `run_in_store_thread`: files that have to be on the disk before rows that follow from them."""
+    events: Events
+    reactor: Any
+    """Provides what the connector's transports need, and IReactorTime."""
+    now_ms: Callable[[], int]
+    """Wall time, in ms since the epoch."""
+    data_dir: Path
+    """Where a connector may keep files of its own."""
+    report: ReportStrategy
+    """The general report strategy, which those in the connector's file override."""
+
+
+def _socket(name: str, config: Any, surroundings: Surroundings) -> IConnector:
+    from tbgw.connectors.socket.connector import SocketConnector
+
+    devices = [
+        (
+            device,
+            Device(
+                device.name,
+                device.profile,
+                name,
+                "socket",
+                resolve(surroundings.report, config.report, device.report, device.telemetry, device.attributes),
+            ),
+        )
+        for device in config.devices
+    ]
+    return SocketConnector(
+        name,
+        config,
+        devices,
+        surroundings.ingest,
+        surroundings.events,
+        surroundings.reactor,
+        surroundings.now_ms,
+        surroundings.downlink,
+    )
+
+
+BUILDERS: Mapping[str, Callable[[str, Any, Surroundings], IConnector]] = {"socket": _socket}
+"""Connector type to what makes one of its name and configuration, which the type's own `parse` gave."""
