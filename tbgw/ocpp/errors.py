@@ -10,7 +10,7 @@ class OCPPError(Exception):
     """Everything that this library raises."""
 
 
-class CallRefused(OCPPError):
+class CallRefused(OCPPError):  # noqa: N818 - says what is
     """
     Raised by `ICentralSystem.call_received`, or its Deferred: answer the station's Call with a CALLERROR. `code` in
     the 2.x spelling; the library writes the one of the negotiated version.
@@ -23,7 +23,7 @@ class CallRefused(OCPPError):
         self.details = dict(details or {})
 
 
-class CallFailed(OCPPError):
+class CallFailed(OCPPError):  # noqa: N818 - says what is
     """A Call of ours had no result. One child for each way in which that happens."""
 
 

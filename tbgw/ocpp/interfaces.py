@@ -1,9 +1,10 @@
 """The contracts between the library and its user, in prose. Everything runs in the reactor's thread.
 
 The library owns the wire: handshake by the letter, framing, schemas, error codes, one Call at a time, replay of
-duplicate Calls, time-outs, pings, replacement of stale sockets, limits. Its user says who may connect and what a message
-means.
+duplicate Calls, time-outs, pings, replacement of stale sockets, limits. Its user says who may connect and what a
+message means.
 """
+# ruff: noqa: N805 - methods of a zope interface have no self
 
 from __future__ import annotations
 
