@@ -108,7 +108,7 @@ class OCPPConfigTests(FolderCase):
         self.assertEqual(
             (found.attribute_updates[0].action, found.attribute_updates[0].timeout_seconds), ("ChangeConfiguration", 9)
         )
-        self.assertEqual((found.rpcs[0].action, found.rpcs[0].timeout_seconds), ("UnlockConnector", 5))
+        self.assertEqual((found.rpcs[0].action, found.rpcs[0].timeout_seconds), ("UnlockConnector", None))
         self.assertEqual(self.lines(Severity.FAULT, Severity.DOUBT), [])
 
     def test_bad_charge_points(self):
