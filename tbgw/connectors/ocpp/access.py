@@ -351,7 +351,8 @@ def _check_connection(entrance: Entrance, node: Node, reporter: Reporter) -> Non
     for key in ("cert", "key"):
         if connection_node.member(key) is None:
             reporter.missing(connection_node, key, "is missing: type tls needs cert and key")
-    for pair in (connection, *connection.more):
+    pairs: tuple[Connection | KeyPair, ...] = (connection, *connection.more)
+    for pair in pairs:
         if pair.cert and pair.key and (fault := key_pair_fault(pair.cert, pair.key, pair.password)):
             reporter.fault(connection_node, fault)
     if connection.ca is not None:
