@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from tbgw.config.schema import (
     CONNECTOR_FILE_INERT,
@@ -22,6 +22,7 @@ from tbgw.config.schema import (
     Secret,
     certificate,
     config_section,
+    flag,
     integer,
     is_loopback,
     key_pair_fault,
@@ -41,8 +42,19 @@ from tbgw.config.schema import (
     setting,
     text,
 )
+from tbgw.connectors.ocpp.policy import (
+    Authorization,
+    Boot,
+    DataTransfer,
+    DefaultMapping,
+    Policy,
+    Transactions,
+    read_on,
+)
 from tbgw.connectors.templates import TemplatePoint, TemplateRpc, TemplateUpdate
+from tbgw.expressions import ExpressionError, compile_template
 from tbgw.model import ReportStrategy
+from tbgw.ocpp.versions import Version
 
 _SAMPLE_SECRETS = ("admin", "Bearer ACCESS_TOKEN")
 
@@ -59,6 +71,31 @@ def _read_pattern(node: Node, reporter: Reporter) -> re.Pattern[str]:
         return re.compile(read_text(node, reporter))
     except (re.error, RecursionError, OverflowError) as error:
         raise Refused(f"is no regular expression: {error}") from None
+
+
+def _read_version(node: Node, reporter: Reporter) -> Version:
+    stated = read_text(node, reporter)
+    try:
+        return Version(stated if stated.startswith("ocpp") else f"ocpp{stated}")
+    except ValueError:
+        allowed = ", ".join(Version)
+        raise Refused(f'is "{printable(stated)}", must be one of {allowed}') from None
+
+
+def _read_versions(node: Node, reporter: Reporter) -> tuple[Version, ...]:
+    versions: tuple[Version, ...] = read_items(_read_version)(node, reporter)
+    if not versions:
+        raise Refused("allows no version, so nobody could connect")
+    return versions
+
+
+def _read_template(node: Node, reporter: Reporter) -> str:
+    template = read_expression(node, reporter)
+    try:
+        compile_template(template)
+    except ExpressionError as error:
+        raise Refused(str(error)) from None
+    return template
 
 
 @config_section
@@ -102,7 +139,47 @@ class CentralSystem:
     port: int = integer("port", minimum=1, maximum=65535, default=9000, unit="TCP port", doc="Local port.")
     connection: Connection = section(Connection, "connection", default=Connection(), doc="Plain or TLS.")
     security: tuple[Login, ...] = sections(Login, "security", default=(), doc="Logins; empty: everybody may connect.")
+    versions: tuple[Version, ...] = setting(
+        "ocppVersions", read=_read_versions, default=tuple(Version), doc="Versions that charge points may speak."
+    )
     name: str = text("name", default="Central System", doc="Display name.")
+    boot: Boot = section(Boot, "boot", default=Boot(), doc="The answer to BootNotification.")
+    authorization: Authorization = section(
+        Authorization, "authorization", default=Authorization(), doc="Which idTags may charge."
+    )
+    transactions: Transactions = section(
+        Transactions, "transactions", default=Transactions(), doc="Where transaction ids come from."
+    )
+    data_transfer: DataTransfer = section(
+        DataTransfer, "dataTransfer", default=DataTransfer(), doc="The answer to DataTransfer."
+    )
+    mapping: DefaultMapping = section(
+        DefaultMapping, "mapping", default=DefaultMapping(), doc="Options of the default mapping."
+    )
+    default_mapping: bool | None = setting(
+        "defaultMapping",
+        read=read_on,
+        default=None,
+        doc="Default mapping on or off; left out: on for entries without attributes and timeseries.",
+    )
+    certificate_signing: Literal["reject", "forward"] = one_of(
+        "certificateSigning",
+        choices=("reject", "forward"),
+        default="reject",
+        doc="SignCertificate is refused, or passed to ThingsBoard, which answers by the RPC CertificateSigned.",
+    )
+    legacy_unresolved: bool = flag(
+        "legacyUnresolved", default=False, doc="Send the text of an expression that finds nothing, as the reference."
+    )
+    legacy_boot: bool = flag(
+        "legacyBootFilter", default=False, doc="Filters on MeterValues match BootNotification too, as the reference."
+    )
+    unknown_charge_point: Literal["reject", "accept"] = one_of(
+        "unknownChargePoint",
+        choices=("reject", "accept"),
+        default="reject",
+        doc="Whether one that matches no entry of chargePoints is let in, with the default mapping and its id as name.",
+    )
 
 
 @config_section
@@ -111,6 +188,12 @@ class ChargePointPoint(TemplatePoint):
 
     actions: tuple[str, ...] = setting(
         "messageTypeFilter", read=_read_actions, default=(), doc="OCPP actions it is for; empty: all."
+    )
+    type: Literal["auto", "string", "number"] = one_of(
+        "type", choices=("auto", "string", "number"), default="auto", doc="auto: as the message has it."
+    )
+    matches: Literal["first", "all"] = one_of(
+        "matches", choices=("first", "all"), default="first", doc="What counts when an expression finds several values."
     )
 
 
@@ -141,12 +224,18 @@ class ChargePoint:
     id_pattern: re.Pattern[str] = setting(
         "idRegexpPattern", read=_read_pattern, doc="Regular expression for the whole path behind host and port."
     )
-    name: str = setting("deviceNameExpression", read=read_expression, doc="Device name, over the BootNotification.")
+    name: str = setting("deviceNameExpression", read=_read_template, doc="Device name, over the BootNotification.")
     profile: str = setting(
         "deviceTypeExpression",
-        read=read_expression,
+        read=_read_template,
         default="default",
         doc="Device profile, over the BootNotification.",
+    )
+    fallback_name: str = setting(
+        "fallbackNameExpression",
+        read=_read_template,
+        default="${chargePointId}",
+        doc="Device name while deviceNameExpression finds nothing, i.e. before the first BootNotification.",
     )
     attributes: tuple[ChargePointPoint, ...] = sections(
         ChargePointPoint, "attributes", default=(), doc="Client attributes to take from messages."
@@ -161,11 +250,40 @@ class ChargePoint:
         ChargePointRpc, "serverSideRpc", default=(), doc="RPC methods that are passed on."
     )
     report: ReportStrategy | None = report_strategy("When values of this charge point are sent on.")
+    boot: Boot | None = section(Boot, "boot", default=None, doc="As in centralSystem, for this entry.")
+    authorization: Authorization | None = section(
+        Authorization, "authorization", default=None, doc="As in centralSystem, for this entry."
+    )
+    data_transfer: DataTransfer | None = section(
+        DataTransfer, "dataTransfer", default=None, doc="As in centralSystem, for this entry."
+    )
+    mapping: DefaultMapping | None = section(
+        DefaultMapping, "mapping", default=None, doc="As in centralSystem, for this entry."
+    )
+    default_mapping: bool | None = setting(
+        "defaultMapping", read=read_on, default=None, doc="As in centralSystem, for this entry."
+    )
+    certificate_signing: Literal["reject", "forward"] | None = one_of(
+        "certificateSigning", choices=("reject", "forward"), default=None, doc="As in centralSystem, for this entry."
+    )
+    legacy_unresolved: bool | None = setting(
+        "legacyUnresolved", read=read_on, default=None, doc="As in centralSystem, for this entry."
+    )
+    legacy_boot: bool | None = setting(
+        "legacyBootFilter", read=read_on, default=None, doc="As in centralSystem, for this entry."
+    )
+    versions: tuple[Version, ...] | None = setting(
+        "ocppVersions", read=_read_versions, default=None, doc="Versions that these may speak; left out: as for all."
+    )
 
     INERT: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("converter", "extension"), NO_CUSTOM_CODE),
         **dict.fromkeys(("host", "port"), NOT_YET),
     }
+
+
+UNKNOWN_CHARGE_POINT = ChargePoint(id_pattern=re.compile(""), name="${chargePointId}")
+"""What holds for those that match no entry, where `unknownChargePoint` lets them in."""
 
 
 @config_section
@@ -179,6 +297,28 @@ class OCPPConfig:
     report: ReportStrategy | None = report_strategy("When values of this connector's devices are sent on.")
 
     INERT: ClassVar[Mapping[str, str]] = CONNECTOR_FILE_INERT
+
+
+def policy_of(config: OCPPConfig, charge_point: ChargePoint) -> Policy:
+    """What holds for one entry: its own sections, else those of centralSystem."""
+    central, own = config.central_system, charge_point
+
+    def chosen(mine: Any, general: Any) -> Any:
+        return general if mine is None else mine
+
+    return Policy(
+        boot=chosen(own.boot, central.boot),
+        boot_status=central.boot.unknown if own is UNKNOWN_CHARGE_POINT else chosen(own.boot, central.boot).status,
+        authorization=chosen(own.authorization, central.authorization),
+        data_transfer=chosen(own.data_transfer, central.data_transfer),
+        mapping=chosen(own.mapping, central.mapping),
+        maps_by_default=chosen(
+            chosen(own.default_mapping, central.default_mapping), not own.attributes and not own.timeseries
+        ),
+        certificate_signing=chosen(own.certificate_signing, central.certificate_signing),
+        legacy_unresolved=chosen(own.legacy_unresolved, central.legacy_unresolved),
+        legacy_boot=chosen(own.legacy_boot, central.legacy_boot),
+    )
 
 
 def parse(node: Node, reporter: Reporter) -> OCPPConfig:

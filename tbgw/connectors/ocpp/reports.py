@@ -103,7 +103,7 @@ class StationReports:
         return None
 
     def expect(self, path: str, action: str) -> None:
-        """We asked for this message (TriggerMessage, GetBaseReport): it is let through once although boot is Pending."""
+        """We asked for this message (TriggerMessage, GetBaseReport): let through once while boot is Pending."""
 
     def on_ready(self, callback: Callable[[IStation], None]) -> None:
         """
