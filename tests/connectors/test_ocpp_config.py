@@ -42,7 +42,9 @@ class OCPPConfigTests(FolderCase):
         self.assertEqual(
             [token.reveal() for token in found.security[0].tokens], ["Bearer canary", "Bearer ACCESS_TOKEN"]
         )
-        self.assertEqual(found.security[1].credentials[0].password.reveal(), "canary")
+        password = found.security[1].credentials[0].password
+        assert password is not None
+        self.assertEqual(password.reveal(), "canary")
         self.assertNotIn("canary", repr(found))
         self.assertEqual(len(self.lines(Severity.WARNING)), 1)
 

@@ -297,12 +297,6 @@ class Entrance:
         default=True,
         doc="Whether OCPP's own actions may be called as RPCs without configuration: true, false, or a list of them.",
     )
-    certificate_signing: Literal["reject", "forward"] = one_of(
-        "certificateSigning",
-        choices=("reject", "forward"),
-        default="reject",
-        doc="What becomes of SignCertificate: refused, or passed on to ThingsBoard as certificateSigningRequest.",
-    )
 
 
 def read_native(node: Node, reporter: Reporter) -> bool | tuple[str, ...]:
@@ -313,14 +307,6 @@ def read_native(node: Node, reporter: Reporter) -> bool | tuple[str, ...]:
         actions: tuple[str, ...] = read_items(read_text)(node, reporter)
         return actions
     raise Refused(f"is {node.kind}, must be true, false or a list of actions")
-
-
-def read_signing(node: Node, reporter: Reporter) -> str:
-    """reject or forward."""
-    word = read_text(node, reporter)
-    if word not in ("reject", "forward"):
-        raise Refused(f'is "{printable(word)}", must be one of reject, forward')
-    return word
 
 
 def flag_or_none(key: str, doc: str) -> Any:

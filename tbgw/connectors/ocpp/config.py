@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from tbgw.config.schema import (
     CONNECTOR_FILE_INERT,
@@ -18,7 +18,9 @@ from tbgw.config.schema import (
     Refused,
     Reporter,
     config_section,
+    flag,
     integer,
+    one_of,
     read_expression,
     read_section,
     read_text,
@@ -37,11 +39,20 @@ from tbgw.connectors.ocpp.access import (
     flag_or_none,
     read_native,
     read_pattern,
-    read_signing,
     read_version,
     read_versions,
 )
+from tbgw.connectors.ocpp.policy import (
+    Authorization,
+    Boot,
+    DataTransfer,
+    DefaultMapping,
+    Policy,
+    Transactions,
+    read_on,
+)
 from tbgw.connectors.templates import TemplatePoint, TemplateRpc, TemplateUpdate
+from tbgw.expressions import ExpressionError, compile_template
 from tbgw.model import ReportStrategy
 from tbgw.ocpp.versions import Version
 
@@ -53,9 +64,50 @@ def _read_actions(node: Node, reporter: Reporter) -> tuple[str, ...]:
     return actions
 
 
+def _read_template(node: Node, reporter: Reporter) -> str:
+    template = read_expression(node, reporter)
+    try:
+        compile_template(template)
+    except ExpressionError as error:
+        raise Refused(str(error)) from None
+    return template
+
+
 @config_section
 class CentralSystem(Entrance):
     """The object `centralSystem`."""
+
+    boot: Boot = section(Boot, "boot", default=Boot(), doc="The answer to BootNotification.")
+    authorization: Authorization = section(
+        Authorization, "authorization", default=Authorization(), doc="Which idTags may charge."
+    )
+    transactions: Transactions = section(
+        Transactions, "transactions", default=Transactions(), doc="Where transaction ids come from."
+    )
+    data_transfer: DataTransfer = section(
+        DataTransfer, "dataTransfer", default=DataTransfer(), doc="The answer to DataTransfer."
+    )
+    mapping: DefaultMapping = section(
+        DefaultMapping, "mapping", default=DefaultMapping(), doc="Options of the default mapping."
+    )
+    default_mapping: bool | None = setting(
+        "defaultMapping",
+        read=read_on,
+        default=None,
+        doc="Default mapping on or off; left out: on for entries without attributes and timeseries.",
+    )
+    certificate_signing: Literal["reject", "forward"] = one_of(
+        "certificateSigning",
+        choices=("reject", "forward"),
+        default="reject",
+        doc="SignCertificate is refused, or passed to ThingsBoard, which answers by the RPC CertificateSigned.",
+    )
+    legacy_unresolved: bool = flag(
+        "legacyUnresolved", default=False, doc="Send the text of an expression that finds nothing, as the reference."
+    )
+    legacy_boot: bool = flag(
+        "legacyBootFilter", default=False, doc="Filters on MeterValues match BootNotification too, as the reference."
+    )
 
 
 @config_section
@@ -64,6 +116,12 @@ class ChargePointPoint(TemplatePoint):
 
     actions: tuple[str, ...] = setting(
         "messageTypeFilter", read=_read_actions, default=(), doc="OCPP actions it is for; empty: all."
+    )
+    type: Literal["auto", "string", "number"] = one_of(
+        "type", choices=("auto", "string", "number"), default="auto", doc="auto: as the message has it."
+    )
+    matches: Literal["first", "all"] = one_of(
+        "matches", choices=("first", "all"), default="first", doc="What counts when an expression finds several values."
     )
 
 
@@ -108,12 +166,18 @@ class ChargePoint:
     id_pattern: re.Pattern[str] = setting(
         "idRegexpPattern", read=read_pattern, doc="Regular expression for the whole path behind host and port."
     )
-    name: str = setting("deviceNameExpression", read=read_expression, doc="Device name, over the BootNotification.")
+    name: str = setting("deviceNameExpression", read=_read_template, doc="Device name, over the BootNotification.")
     profile: str = setting(
         "deviceTypeExpression",
-        read=read_expression,
+        read=_read_template,
         default="default",
         doc="Device profile, over the BootNotification.",
+    )
+    fallback_name: str = setting(
+        "fallbackNameExpression",
+        read=_read_template,
+        default="${chargePointId}",
+        doc="Device name while deviceNameExpression finds nothing, i.e. before the first BootNotification.",
     )
     attributes: tuple[ChargePointPoint, ...] = sections(
         ChargePointPoint, "attributes", default=(), doc="Client attributes to take from messages."
@@ -128,7 +192,28 @@ class ChargePoint:
         ChargePointRpc, "serverSideRpc", default=(), doc="RPC methods that are passed on."
     )
     report: ReportStrategy | None = report_strategy("When values of this charge point are sent on.")
-    # What may differ from centralSystem; None: what stands there counts.
+    boot: Boot | None = section(Boot, "boot", default=None, doc="As in centralSystem, for this entry.")
+    authorization: Authorization | None = section(
+        Authorization, "authorization", default=None, doc="As in centralSystem, for this entry."
+    )
+    data_transfer: DataTransfer | None = section(
+        DataTransfer, "dataTransfer", default=None, doc="As in centralSystem, for this entry."
+    )
+    mapping: DefaultMapping | None = section(
+        DefaultMapping, "mapping", default=None, doc="As in centralSystem, for this entry."
+    )
+    default_mapping: bool | None = setting(
+        "defaultMapping", read=read_on, default=None, doc="As in centralSystem, for this entry."
+    )
+    certificate_signing: Literal["reject", "forward"] | None = one_of(
+        "certificateSigning", choices=("reject", "forward"), default=None, doc="As in centralSystem, for this entry."
+    )
+    legacy_unresolved: bool | None = setting(
+        "legacyUnresolved", read=read_on, default=None, doc="As in centralSystem, for this entry."
+    )
+    legacy_boot: bool | None = setting(
+        "legacyBootFilter", read=read_on, default=None, doc="As in centralSystem, for this entry."
+    )
     security: tuple[Login, ...] | None = sections(
         Login, "security", default=None, doc="Logins of these charge points, instead of those of centralSystem."
     )
@@ -147,14 +232,15 @@ class ChargePoint:
     native_rpc: bool | tuple[str, ...] | None = setting(
         "nativeRpc", read=read_native, default=None, doc="Whether OCPP's own actions may be called as RPCs."
     )
-    certificate_signing: str | None = setting(
-        "certificateSigning", read=read_signing, default=None, doc="What becomes of SignCertificate: reject or forward."
-    )
 
     INERT: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("converter", "extension"), NO_CUSTOM_CODE),
         **dict.fromkeys(("host", "port"), NOT_YET),
     }
+
+
+UNKNOWN_CHARGE_POINT = ChargePoint(id_pattern=re.compile(""), name="${chargePointId}")
+"""What holds for those that match no entry, where `unknownChargePoint` lets them in."""
 
 
 @config_section
@@ -168,6 +254,28 @@ class OCPPConfig:
     report: ReportStrategy | None = report_strategy("When values of this connector's devices are sent on.")
 
     INERT: ClassVar[Mapping[str, str]] = CONNECTOR_FILE_INERT
+
+
+def policy_of(config: OCPPConfig, charge_point: ChargePoint) -> Policy:
+    """What holds for one entry: its own sections, else those of centralSystem."""
+    central, own = config.central_system, charge_point
+
+    def chosen(mine: Any, general: Any) -> Any:
+        return general if mine is None else mine
+
+    return Policy(
+        boot=chosen(own.boot, central.boot),
+        boot_status=central.boot.unknown if own is UNKNOWN_CHARGE_POINT else chosen(own.boot, central.boot).status,
+        authorization=chosen(own.authorization, central.authorization),
+        data_transfer=chosen(own.data_transfer, central.data_transfer),
+        mapping=chosen(own.mapping, central.mapping),
+        maps_by_default=chosen(
+            chosen(own.default_mapping, central.default_mapping), not own.attributes and not own.timeseries
+        ),
+        certificate_signing=chosen(own.certificate_signing, central.certificate_signing),
+        legacy_unresolved=chosen(own.legacy_unresolved, central.legacy_unresolved),
+        legacy_boot=chosen(own.legacy_boot, central.legacy_boot),
+    )
 
 
 def parse(node: Node, reporter: Reporter) -> OCPPConfig:
