@@ -297,6 +297,11 @@ class Entrance:
         default=True,
         doc="Whether OCPP's own actions may be called as RPCs without configuration: true, false, or a list of them.",
     )
+    resend_attributes: bool = flag(
+        "resendAttributes",
+        default=True,
+        doc="Whether a charge point is told its shared attributes once after each start of the gateway.",
+    )
 
 
 def read_native(node: Node, reporter: Reporter) -> bool | tuple[str, ...]:

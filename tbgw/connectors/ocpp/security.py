@@ -31,6 +31,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from tbgw.connectors.ocpp.access import IDENTITY, Credential, Entrance, Login
 from tbgw.connectors.ocpp.config import UNKNOWN_CHARGE_POINT, ChargePoint, OCPPConfig
@@ -171,10 +172,8 @@ class Doorkeeper:
             return self._refuse(handshake, identity, 403, "it shows no certificate")
         logins = self._central.security if point.security is None else point.security
         needed = bool(logins) and (not proven or self._central.connection.verify_client)
-        if not needed and not (entry.password or entry.offered):
+        if not needed and (proven or entry.password is None):
             return self._enter(handshake, Pass(identity, point, CERTIFICATE if proven else NO_LOGIN, names))
-        if proven and not needed:
-            return self._enter(handshake, Pass(identity, point, CERTIFICATE, names))
         return self._log_in(handshake, identity, point, logins, entry, proven, names)
 
     def _log_in(
@@ -236,12 +235,12 @@ class Doorkeeper:
         """
         header = (handshake.authorization or b"").strip()
         basic = basic_login(header)
-        own = entry.password is not None or entry.offered is not None
+        replaced = entry.password is not None
         outcome = ""
         hashes: list[tuple[PasswordHash, bytes]] = []
         users = {identity}
         for login in logins:
-            if login.type == "anonymous" and not own:
+            if login.type == "anonymous" and not replaced:
                 outcome = outcome or "anonymous"
             for token in login.tokens if login.type == "token" else ():
                 if _same(token.reveal().strip().encode(), header):
@@ -254,13 +253,13 @@ class Doorkeeper:
                     continue
                 users.add(user)
                 password = _password(basic, user)
-                if own or password is None:
+                if replaced or password is None:
                     continue
                 if credential.password_hash is not None:
                     hashes.append((credential.password_hash, password))
                 elif _matches(credential, password):
                     outcome = "basic"
-        if own and basic is not None:
+        if basic is not None:
             given = next((found for user in sorted(users) if (found := _password(basic, user)) is not None), None)
             for made in (entry.offered, entry.password):
                 if made is not None and given is not None:
@@ -308,7 +307,11 @@ class Doorkeeper:
         self._good.pop(identity, None)
         self._events.emit(PasswordChanged(self._connector, identity))
         done = self._ledger.taken(identity, password)
-        return done.addErrback(lambda failure: None if failure.check(OSError) else failure)
+
+        def told(failure: Failure) -> None:
+            failure.trap(OSError)
+
+        return done.addErrback(told)
 
     def password_offered(self, identity: str, password: PasswordHash) -> Deferred[None]:
         """The charge point is about to be told it: both are good. Fires when that is on the disk, or with OSError."""
