@@ -264,11 +264,11 @@ class Entrance:
         doc="Longest message that is taken.",
     )
     max_connections: int = integer(
-        "maxConnections", minimum=1, maximum=1_000_000, default=20_000, unit="connections",
+        "maxConnections", minimum=1, maximum=1_000_000, default=12_000, unit="connections",
         doc="Charge points at one time; more are told 503.",
     )
     connections_per_second: int = integer(
-        "connectionsPerSecond", minimum=1, maximum=100_000, default=500, unit="connections",
+        "connectionsPerSecond", minimum=1, maximum=100_000, default=200, unit="connections",
         doc="New connections in a second; more are told 503 and when to come again.",
     )
     handshake_timeout_seconds: int = integer(

@@ -10,7 +10,7 @@
 
 Every command is answered: `{"result": <the payload of the CALLRESULT>}`, with the ids that were made up beside it and
 the `values` of a configuration; or `{"error": {"type", "message"}}` by the names in `failures`. A `status` of Rejected
-is a result. With `withResponse` false the answer is `{"success": true}` at once, and what becomes of the Call is logged.
+is a result. With `withResponse` false the answer is `{"success": true}` at once, and a Call that fails is logged.
 Nothing is sent that breaks its schema.
 """
 
@@ -139,7 +139,7 @@ class Commands:
         return failed("UnknownMethod", f"unknown method: {shown}")
 
     def _away(self, path: str, method: str) -> CommandFailed:
-        """What is said of one that is not connected: whether the method exists at all is told first, where it can be."""
+        """What is said of one that is not connected; a method that does not exist at all is told first."""
         point = find_point(self._config, path, path.rpartition("/")[2])
         known = method in ("get", "set") or method in ALIASES or any(method in central_actions(one) for one in Version)
         if not known and (point is None or method not in self._rpcs.get(id(point), {})):

@@ -190,7 +190,7 @@ class Updates:
 
     def _lost(self, failure: Failure, path: str, key: str) -> None:
         """An error of our own: this value is lost, and the others go on."""
-        self._events.emit(UpdateRefused(self._connector, path, key, f"internal error: {failure.type.__name__}"))
+        self._events.emit(UpdateRefused(self._connector, path, key, f"internal error: {type(failure.value).__name__}"))
         self._tell(path)
 
     # Asking ThingsBoard.
