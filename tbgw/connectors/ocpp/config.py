@@ -255,6 +255,11 @@ class OCPPConfig:
 
     INERT: ClassVar[Mapping[str, str]] = CONNECTOR_FILE_INERT
 
+    @property
+    def needs_tls(self) -> bool:
+        """Whether it has a use for OpenSSL."""
+        return self.central_system.connection.has_tls
+
 
 def policy_of(config: OCPPConfig, charge_point: ChargePoint) -> Policy:
     """What holds for one entry: its own sections, else those of centralSystem."""

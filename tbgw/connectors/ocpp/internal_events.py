@@ -193,3 +193,47 @@ class UpdatesForgotten(Event):
     text = "connector {connector}: attributes that waited for {device} are forgotten, too many charge points are away"
     connector: str
     device: str
+
+
+@dataclass(frozen=True)
+class EntranceNotice(Event):
+    """Something about the way in, before there is a connection."""
+
+    level = LogLevel.warn
+    counter = "ocpp_entrance"
+    label = "kind"
+    limited = True
+    text = "connector {connector}: {peer} at {path}: {kind}: {what}"
+    connector: str
+    kind: str
+    path: str
+    peer: str
+    what: str
+
+
+@dataclass(frozen=True)
+class ConnectionNotice(EntranceNotice):
+    """Something about a connection as a whole."""
+
+    counter = "ocpp_connections"
+
+
+@dataclass(frozen=True)
+class MessageNotice(EntranceNotice):
+    """Something about a single message."""
+
+    counter = "ocpp_messages"
+
+
+@dataclass(frozen=True)
+class AnswerInvalid(Event):
+    """An answer of ours breaks its schema: a bug, and not the peer's fault."""
+
+    level = LogLevel.error
+    counter = "ocpp_answers_invalid"
+    label = "connector"
+    limited = True
+    text = "connector {connector}: an answer to {path} breaks its schema: {what}"
+    connector: str
+    path: str
+    what: str
