@@ -31,6 +31,10 @@ from tbgw.model import Value
 MAX_KEY_CHARACTERS = 250
 """Longest key that an expression may make; ThingsBoard takes 255."""
 
+MAX_BOOT_FIELDS = 30
+MAX_BOOT_CHARACTERS = 255
+"""Of each object of a BootNotification, and of each text in it; the standard has 9 fields of at most 50."""
+
 CONTEXT_NAMES = frozenset({"Vendor", "Model", "chargePointId", "path", "ocppVersion"})
 """What an expression may name besides the message: who the charge point is."""
 
@@ -239,14 +243,17 @@ def with_data(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def boot_fields(payload: Mapping[str, Any]) -> dict[str, Value]:
-    """What names are made of: all fields of a BootNotification of any version at the top, `Vendor` and `Model` too."""
-    fields: dict[str, Value] = {key: value for key, value in payload.items() if not isinstance(value, dict)}
+    """
+    What names are made of: all fields of a BootNotification of any version side by side, `Vendor` and `Model` too.
+    Texts and numbers only, and of a bounded size, because they are kept.
+    """
+    fields = _scalars(payload)
     station = payload.get("chargingStation")
     if isinstance(station, dict):
-        fields |= {key: value for key, value in station.items() if not isinstance(value, dict)}
+        fields |= _scalars(station)
         modem = station.get("modem")
         if isinstance(modem, dict):
-            fields |= {key: value for key, value in modem.items() if not isinstance(value, dict)}
+            fields |= _scalars(modem)
     vendor = fields.get("vendorName", fields.get("chargePointVendor"))
     model = fields.get("model", fields.get("chargePointModel"))
     if isinstance(vendor, str):
@@ -254,6 +261,15 @@ def boot_fields(payload: Mapping[str, Any]) -> dict[str, Value]:
     if isinstance(model, str):
         fields["Model"] = model
     return fields
+
+
+def _scalars(payload: Mapping[str, Any]) -> dict[str, Value]:
+    return {
+        key: value
+        for key, value in list(payload.items())[:MAX_BOOT_FIELDS]
+        if len(key) <= MAX_KEY_CHARACTERS
+        and ((isinstance(value, str) and len(value) <= MAX_BOOT_CHARACTERS) or number_of(value) is not None)
+    }
 
 
 class Naming:
@@ -285,11 +301,14 @@ def _name(value: Any) -> str | None:
 
 
 def context_of(
-    identity: str, path: str, version: str, boot: Mapping[str, Any] | None, groups: Iterable[tuple[str, Any]] = ()
+    identity: str, path: str, version: str, boot: Mapping[str, Value], groups: Iterable[tuple[str, Any]] = ()
 ) -> dict[str, Value]:
-    """Who a charge point is, for expressions. `groups`: named groups of the pattern that its path matched."""
+    """
+    Who a charge point is, for expressions. `boot`: the `boot_fields` of its last BootNotification; `groups`: the named
+    groups of the pattern that its path matched.
+    """
     return {
-        **(boot_fields(boot) if boot else {}),
+        **boot,
         **{key: value for key, value in groups if isinstance(value, str)},
         "chargePointId": identity,
         "path": path,

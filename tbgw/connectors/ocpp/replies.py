@@ -211,6 +211,18 @@ _ANSWERS: Mapping[Version, Mapping[str, Callable[[Asked], Payload]]] = {
 }
 
 _OURS = frozenset(
-    ["AFRRSignal", "AdjustPeriodicEventStream", "CancelReservation", "CertificateSigned", "ChangeAvailability", "ChangeConfiguration", "ChangeTransactionTariff", "ClearCache", "ClearChargingProfile", "ClearDERControl", "ClearDisplayMessage", "ClearTariffs", "ClearVariableMonitoring", "CostUpdated", "CustomerInformation", "DeleteCertificate", "ExtendedTriggerMessage", "GetBaseReport", "GetChargingProfiles", "GetCompositeSchedule", "GetConfiguration", "GetDERControl", "GetDiagnostics", "GetDisplayMessages", "GetInstalledCertificateIds", "GetLocalListVersion", "GetLog", "GetMonitoringReport", "GetPeriodicEventStream", "GetReport", "GetTariffs", "GetTransactionStatus", "GetVariables", "InstallCertificate", "NotifyAllowedEnergyTransfer", "NotifyWebPaymentStarted", "PublishFirmware", "RemoteStartTransaction", "RemoteStopTransaction", "RequestBatterySwap", "RequestStartTransaction", "RequestStopTransaction", "ReserveNow", "Reset", "SendLocalList", "SetChargingProfile", "SetDERControl", "SetDefaultTariff", "SetDisplayMessage", "SetMonitoringBase", "SetMonitoringLevel", "SetNetworkProfile", "SetVariableMonitoring", "SetVariables", "SignedUpdateFirmware", "TriggerMessage", "UnlockConnector", "UnpublishFirmware", "UpdateDynamicSchedule", "UpdateFirmware", "UsePriorityCharging"]
+    """
+    AFRRSignal AdjustPeriodicEventStream CancelReservation CertificateSigned ChangeAvailability ChangeConfiguration
+    ChangeTransactionTariff ClearCache ClearChargingProfile ClearDERControl ClearDisplayMessage ClearTariffs
+    ClearVariableMonitoring CostUpdated CustomerInformation DeleteCertificate ExtendedTriggerMessage GetBaseReport
+    GetChargingProfiles GetCompositeSchedule GetConfiguration GetDERControl GetDiagnostics GetDisplayMessages
+    GetInstalledCertificateIds GetLocalListVersion GetLog GetMonitoringReport GetPeriodicEventStream GetReport
+    GetTariffs GetTransactionStatus GetVariables InstallCertificate NotifyAllowedEnergyTransfer
+    NotifyWebPaymentStarted OURS PublishFirmware RemoteStartTransaction RemoteStopTransaction RequestBatterySwap
+    RequestStartTransaction RequestStopTransaction ReserveNow Reset SendLocalList SetChargingProfile SetDERControl
+    SetDefaultTariff SetDisplayMessage SetMonitoringBase SetMonitoringLevel SetNetworkProfile SetVariableMonitoring
+    SetVariables SignedUpdateFirmware TriggerMessage UnlockConnector UnpublishFirmware UpdateDynamicSchedule
+    UpdateFirmware UsePriorityCharging
+    """.split()  # noqa: SIM905 - some sixty names in quotes are harder to read
 )
 """What only a Central System sends, of all versions."""
