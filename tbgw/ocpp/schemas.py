@@ -1,0 +1,169 @@
+"""The standard's JSON schemas, read as data from the package `ocpp`, each compiled when it is first needed.
+
+Of that package nothing is run: importing its code would bring asyncio and jsonschema along, 17 MiB of them, and
+jsonschema is fifteen to thirty times slower than what fastjsonschema compiles (spec ocpp, 4). All schemas are read as
+draft 4, as that package does itself; no format is checked, no default is filled in.
+
+The code that fastjsonschema generates repeats the whole schema in every place that can raise, which makes compiling
+slow (92 ms for the largest) and the code large. `_Generator` leaves that out: what can be wrong is told by rule, path
+and message alone. Then no schema takes more than some 20 ms to compile, so it happens in place, when it is needed;
+`warm` does it for a version's common messages one by one, so that a reactor breathes in between.
+
+The schemas are the standard's own and are not part of this repository: 2.1's bear a licence that forbids derivatives,
+so what is compiled from them is never stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from fastjsonschema import JsonSchemaValueException
+from fastjsonschema.draft04 import CodeGeneratorDraft04
+from fastjsonschema.ref_resolver import RefResolver
+
+from tbgw.ocpp.actions import UNCONFIRMED, central_actions, is_known, station_actions
+from tbgw.ocpp.keys import snake, wire_names
+from tbgw.ocpp.versions import Version
+
+__all__ = [
+    "SchemaFault",
+    "central_actions",
+    "is_known",
+    "request_fault",
+    "result_fault",
+    "schema",
+    "snake",
+    "station_actions",
+    "warm",
+    "wire_keys",
+]
+
+_FOLDERS = {Version.V16: "v16", Version.V201: "v201", Version.V21: "v21"}
+
+COMMON = {
+    Version.V16: "Heartbeat BootNotification StatusNotification MeterValues Authorize StartTransaction StopTransaction",
+    Version.V201: "Heartbeat BootNotification StatusNotification MeterValues Authorize TransactionEvent NotifyEvent",
+    Version.V21: "Heartbeat BootNotification StatusNotification MeterValues Authorize TransactionEvent NotifyEvent",
+}
+"""What nearly every station sends."""
+
+_CODES = {
+    "type": "TypeConstraintViolation",
+    "required": "OccurrenceConstraintViolation",
+    "minItems": "OccurrenceConstraintViolation",
+    "maxItems": "OccurrenceConstraintViolation",
+    "additionalProperties": "FormatViolation",
+    "additionalItems": "FormatViolation",
+}
+"""By the rule that is broken; all others are PropertyConstraintViolation (spec ocpp, 1.1)."""
+
+
+class SchemaFault(NamedTuple):
+    """The first thing in which a payload breaks its schema."""
+
+    code: str
+    """The wire's error code, in the 2.x spelling."""
+    rule: str
+    """JSON schema's name of the rule: `required`, `type`, `enum`..."""
+    path: str
+    """Where: `meterValue[0].sampledValue`; empty for the payload itself."""
+    text: str
+    """In words. May repeat names that the peer wrote, never values."""
+
+
+class _Generator(CodeGeneratorDraft04):
+    """fastjsonschema's, but what is raised does not repeat the schema."""
+
+    def exc(self, msg: str, *args: Any, append_to_msg: str | None = None, rule: str | None = None) -> None:
+        text = f'"{msg}"' + (f" + ({append_to_msg})" if append_to_msg else "")
+        definition = self._definition
+        value = definition.get(rule) if isinstance(definition, dict) else None
+        self.l(
+            "raise JsonSchemaValueException(" + text + ', None, "{name}", None, {rule})',
+            *args,
+            rule=repr(rule),
+            definition_rule=self.e(value),
+        )
+
+
+def schema(version: Version, action: str, result: bool = False) -> dict[str, Any]:
+    """The schema of a message, as the package ships it. Raises KeyError for one that the version does not have."""
+    if not is_known(version, action) or (result and action in UNCONFIRMED):
+        raise KeyError(action)
+    suffix = "Response" if result else "" if version is Version.V16 or action in UNCONFIRMED else "Request"
+    source = files("ocpp") / _FOLDERS[version] / "schemas" / f"{action}{suffix}.json"
+    loaded: dict[str, Any] = json.loads(source.read_text(encoding="utf-8-sig"))
+    return loaded
+
+
+@cache  # never more than twice the messages that the versions have: it raises for all others
+def _validator(version: Version, action: str, result: bool) -> Callable[[Any], Any]:
+    definition = {k: v for k, v in schema(version, action, result).items() if k not in ("$schema", "$id", "id")}
+    resolver = RefResolver.from_schema(definition, store={})
+    generator = _Generator(definition, resolver=resolver, formats={}, use_default=False, use_formats=False)
+    names = generator.global_state
+    exec(generator.func_code, names)  # noqa: S102 - how fastjsonschema's own `compile` does it; the schema is data of ours
+    compiled: Callable[[Any], Any] = names[resolver.get_scope_name()]
+    return compiled
+
+
+@cache
+def _names(version: Version, action: str, result: bool) -> dict[str, Any]:
+    return wire_names(schema(version, action, result))
+
+
+def request_fault(version: Version, action: str, payload: Mapping[str, Any]) -> SchemaFault | None:
+    """What is wrong with the payload of a CALL or SEND; None for nothing, or if the version has no such message."""
+    return _fault(version, action, False, payload) if is_known(version, action) else None
+
+
+def result_fault(version: Version, action: str, payload: Mapping[str, Any]) -> SchemaFault | None:
+    """What is wrong with the payload of the CALLRESULT to an action; None as in `request_fault`."""
+    return _fault(version, action, True, payload) if is_known(version, action) and action not in UNCONFIRMED else None
+
+
+def _fault(version: Version, action: str, result: bool, payload: Mapping[str, Any]) -> SchemaFault | None:
+    try:
+        _validator(version, action, result)(payload)
+    except JsonSchemaValueException as broken:
+        rule = broken.rule or ""
+        path = (broken.name or "").removeprefix("data").removeprefix(".")
+        return SchemaFault(_CODES.get(rule, "PropertyConstraintViolation"), rule, path, broken.message)
+    return None
+
+
+def wire_keys(version: Version, action: str, payload: Mapping[str, Any], result: bool = False) -> dict[str, Any]:
+    """
+    The payload with every key as the wire spells it, whether it came as `meter_value` or as `meterValue`. Keys that
+    the schema does not have stay as they are, and so does all that is in `DataTransfer.data` and `customData`.
+    Raises KeyError for an action that the version does not have.
+    """
+    renamed: dict[str, Any] = _renamed(payload, _names(version, action, result))
+    return renamed
+
+
+def _renamed(value: Any, names: dict[str, Any]) -> Any:
+    if isinstance(value, Mapping):
+        renamed = {}
+        for key, item in value.items():
+            wire, below = names.get(key, (key, None))
+            if wire != key and wire in value:
+                wire, below = key, None  # both spellings are there: the other one is left to the schema
+            renamed[wire] = item if below is None else _renamed(item, below)
+        return renamed
+    if isinstance(value, list | tuple):
+        return [_renamed(item, names) for item in value]
+    return value
+
+
+def warm(version: Version) -> Iterator[str]:
+    """Compile what is common, one message at a time; gives the name of each, so that the caller can stop in between."""
+    for action in COMMON[version].split():
+        _validator(version, action, False)
+        yield action
+        _validator(version, action, True)
+        yield f"{action} result"
