@@ -285,9 +285,8 @@ def _made(part: dict[str, Any], root: dict[str, Any], whole: bool, depth: int) -
     kind = part.get("type")
     if kind == "object" or "properties" in part:
         names = part.get("properties", {}) if whole and depth < 12 else part.get("required", ())
-        return {
-            name: _made(part["properties"][name], root, whole, depth + 1) for name in names if name in part["properties"]
-        }
+        parts = part.get("properties", {})
+        return {name: _made(parts[name], root, whole, depth + 1) for name in names if name in parts}
     if kind == "array":
         count = max(part.get("minItems", 1), 1 if not whole else min(2, part.get("maxItems", 2)))
         return [copy.deepcopy(_made(part["items"], root, whole, depth + 1)) for _ in range(count)]
