@@ -9,7 +9,7 @@ from typing import Any
 
 from tbgw.connectors.ocpp.authorization import tags_of
 from tbgw.connectors.ocpp.config import ChargePoint, OCPPConfig, policy_of
-from tbgw.connectors.ocpp.converter import Converter, Naming
+from tbgw.connectors.ocpp.converter import Converter, Naming, context_of
 from tbgw.connectors.ocpp.policy import Policy, Tag
 from tbgw.connectors.ocpp.stations import Record
 from tbgw.connectors.ocpp.telemetry import DefaultMapper, Memory
@@ -45,8 +45,6 @@ class KnownStation:
     device: Device | None = None
     connector_devices: dict[str, Device] = field(default_factory=dict)
     """By what follows the charge point's name."""
-    context: Mapping[str, Any] = field(default_factory=dict)
-    """Who it is, for expressions."""
     memory: Memory = field(default_factory=Memory)
     told_online: bool = False
     connections: int = 0
@@ -58,18 +56,24 @@ class KnownStation:
     faulty: int = 0
     """Messages that broke their schema, since the start."""
     told_faulty: int = 0
-    expected: set[str] = field(default_factory=set)
+    expected: frozenset[str] = frozenset()
     """Messages that we asked for, and that pass although boot is pending."""
-    extra_attributes: dict[str, Any] = field(default_factory=dict)
-    """What the downward half has to tell, until there is a device to tell it of."""
-    extra_values: dict[str, Any] = field(default_factory=dict)
-    tags_source: Any = None
-    tags: Mapping[str, Tag] = field(default_factory=dict)
-    """`record.tags`, read; `tags_source` is what they were read of."""
+    extra: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
+    """Values and attributes that the downward half has to tell, until there is a device to tell them of."""
+    tags: tuple[Any, Mapping[str, Tag]] | None = None
+    """`record.tags`, and what they were read as."""
 
     def shared_tags(self) -> Mapping[str, Tag]:
         """The tags of the shared attribute; none while it is unknown or unusable."""
-        if self.tags_source is not self.record.tags:
-            self.tags_source = self.record.tags
-            self.tags = tags_of(self.record.tags) or {}
-        return self.tags
+        if self.tags is None or self.tags[0] is not self.record.tags:
+            self.tags = (self.record.tags, tags_of(self.record.tags) or {})
+        return self.tags[1]
+
+    def context(self) -> Mapping[str, Any]:
+        """Who it is, for expressions. Made anew each time: most expressions do not ask, and 10,000 of them add up."""
+        if self.entry is None or self.station is None:
+            return {}
+        station = self.station
+        match = self.entry.charge_point.id_pattern.match(station.path)
+        groups = match.groupdict().items() if match else ()
+        return context_of(station.identity, station.path, station.version.value, self.record.boot, groups)

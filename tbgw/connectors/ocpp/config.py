@@ -114,6 +114,8 @@ class CentralSystem(Entrance):
 class ChargePointPoint(TemplatePoint):
     """One entry of `attributes` or `timeseries` of a charge point."""
 
+    key: str = setting("key", read=_read_template, doc="Name of the value in ThingsBoard; may be an expression.")
+    value: str = setting("value", read=_read_template, doc="Expression over the message.")
     actions: tuple[str, ...] = setting(
         "messageTypeFilter", read=_read_actions, default=(), doc="OCPP actions it is for; empty: all."
     )

@@ -25,7 +25,7 @@ from tbgw.connectors.ocpp.policy import Policy
 from tbgw.connectors.ocpp.spelling import spellings
 from tbgw.connectors.ocpp.telemetry import Mapped
 from tbgw.connectors.ocpp.timestamps import believable
-from tbgw.expressions import MISSING, Evaluate, ExpressionError, compile_path, compile_template, split_template, text_of
+from tbgw.expressions import MISSING, Evaluate, compile_path, compile_template, split_template, text_of
 from tbgw.model import Value
 
 MAX_KEY_CHARACTERS = 250
@@ -151,16 +151,13 @@ class Converter:
     """All entries of one charge point's section."""
 
     def __init__(self, charge_point: ChargePoint, policy: Policy) -> None:
-        self.ignored: list[str] = []
-        """Entries that cannot be understood, in words."""
+        """The expressions were checked when the file was read."""
         self._zone = policy.mapping.zone
-        self._points: list[Point] = []
-        for is_attribute, entries in ((True, charge_point.attributes), (False, charge_point.timeseries)):
-            for entry in entries:
-                try:
-                    self._points.append(Point(entry, is_attribute, policy.legacy_unresolved))
-                except ExpressionError as error:
-                    self.ignored.append(f"{entry.key}: {error}")
+        self._points = [
+            Point(entry, is_attribute, policy.legacy_unresolved)
+            for is_attribute, entries in ((True, charge_point.attributes), (False, charge_point.timeseries))
+            for entry in entries
+        ]
         self._for_all = [point for point in self._points if not point.actions]
         self._by_action: dict[str, list[Point]] = {}
         for action in {action for point in self._points for action in point.actions}:
@@ -181,9 +178,17 @@ class Converter:
         return bool(self._by_action.get(action, self._for_all))
 
     def convert(
-        self, action: str, payload: dict[str, Any], context: Mapping[str, Value], now_ms: int, into: Mapped
+        self,
+        action: str,
+        payload: dict[str, Any],
+        who: Callable[[], Mapping[str, Value]],
+        now_ms: int,
+        into: Mapped,
     ) -> None:
-        """Add what the entries say of the message, to the charge point's own device."""
+        """
+        Add what the entries say of the message, to the charge point's own device. `who` gives the charge point's
+        context, see `context_of`; asked only if an entry needs it.
+        """
         points = self._by_action.get(action, self._for_all)
         if not points:
             return
@@ -191,13 +196,13 @@ class Converter:
         if action == "DataTransfer":
             message = with_data(payload)
         elif action == "BootNotification":
-            message = {**context, **boot_fields(payload), **payload}
+            message = {**who(), **boot_fields(payload), **payload}
         stated = payload.get("timestamp")
         time_ms = None if stated is None else believable(stated, now_ms, self._zone)
         if time_ms is None:
             time_ms = now_ms
         for point in points:
-            seen = {**context, **message} if point.needs_context else message
+            seen = {**who(), **message} if point.needs_context else message
             if point.walk is None:
                 self._add(point, point.evaluate(seen), time_ms, into)
             else:

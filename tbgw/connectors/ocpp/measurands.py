@@ -111,7 +111,8 @@ def number_of(value: Any) -> int | float | None:
         if len(value) > MAX_NUMBER_CHARACTERS or "_" in value:
             return None
         try:
-            value = int(value)
+            # What has a point is no whole number; to ask for one first would cost an exception for each.
+            value = float(value) if "." in value else int(value)
         except ValueError:
             try:
                 value = float(value)

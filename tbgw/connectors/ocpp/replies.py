@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tbgw.connectors.ocpp.authorization import MAX_TAG_CHARACTERS, id_tag_info, id_token_info
 from tbgw.connectors.ocpp.policy import Policy, Tag
 from tbgw.connectors.ocpp.timestamps import format_timestamp
+from tbgw.ocpp.actions import central_actions
 from tbgw.ocpp.errors import CallRefused
 from tbgw.ocpp.versions import Version
 
@@ -42,7 +43,7 @@ def answer(asked: Asked) -> Payload:
     """The payload of the CALLRESULT. Raises CallRefused."""
     make = _answers(asked.version).get(asked.action)
     if make is None:
-        if asked.action in _OURS:
+        if asked.action in central_actions(asked.version):
             raise CallRefused("NotSupported", f"{asked.action} is not for stations to send")
         raise CallRefused("NotImplemented", f"{asked.action} is not known")
     return make(asked)
@@ -209,20 +210,3 @@ _ANSWERS: Mapping[Version, Mapping[str, Callable[[Asked], Payload]]] = {
     Version.V201: _ANSWERS_201,
     Version.V21: _ANSWERS_21,
 }
-
-_OURS = frozenset(
-    """
-    AFRRSignal AdjustPeriodicEventStream CancelReservation CertificateSigned ChangeAvailability ChangeConfiguration
-    ChangeTransactionTariff ClearCache ClearChargingProfile ClearDERControl ClearDisplayMessage ClearTariffs
-    ClearVariableMonitoring CostUpdated CustomerInformation DeleteCertificate ExtendedTriggerMessage GetBaseReport
-    GetChargingProfiles GetCompositeSchedule GetConfiguration GetDERControl GetDiagnostics GetDisplayMessages
-    GetInstalledCertificateIds GetLocalListVersion GetLog GetMonitoringReport GetPeriodicEventStream GetReport
-    GetTariffs GetTransactionStatus GetVariables InstallCertificate NotifyAllowedEnergyTransfer
-    NotifyWebPaymentStarted OURS PublishFirmware RemoteStartTransaction RemoteStopTransaction RequestBatterySwap
-    RequestStartTransaction RequestStopTransaction ReserveNow Reset SendLocalList SetChargingProfile SetDERControl
-    SetDefaultTariff SetDisplayMessage SetMonitoringBase SetMonitoringLevel SetNetworkProfile SetVariableMonitoring
-    SetVariables SignedUpdateFirmware TriggerMessage UnlockConnector UnpublishFirmware UpdateDynamicSchedule
-    UpdateFirmware UsePriorityCharging
-    """.split()  # noqa: SIM905 - some sixty names in quotes are harder to read
-)
-"""What only a Central System sends, of all versions."""

@@ -111,17 +111,6 @@ class ExpressionUnresolved(Event):
 
 
 @dataclass(frozen=True)
-class EntryIgnored(Event):
-    """An expression of the configuration that cannot be understood."""
-
-    level = LogLevel.error
-    text = "connector {connector}: an entry of {pattern} is ignored: {why}"
-    connector: str
-    pattern: str
-    why: str
-
-
-@dataclass(frozen=True)
 class DeviceNameShared(Event):
     """Two charge points have one device name, so they are one device in ThingsBoard."""
 

@@ -28,14 +28,13 @@ from twisted.python.failure import Failure
 from tbgw.connectors.ocpp.authorization import decide, tags_of
 from tbgw.connectors.ocpp.charge_point import Entry, KnownStation
 from tbgw.connectors.ocpp.config import ChargePoint, OCPPConfig
-from tbgw.connectors.ocpp.converter import boot_fields, context_of
+from tbgw.connectors.ocpp.converter import boot_fields
 from tbgw.connectors.ocpp.identities import Identities
 from tbgw.connectors.ocpp.policy import Tag
 from tbgw.connectors.ocpp.replies import Asked, answer
 from tbgw.connectors.ocpp.report_events import (
     BootAnswered,
     ConversionFailed,
-    EntryIgnored,
     ExpressionUnresolved,
     MessageFaulty,
     MessageRefused,
@@ -47,7 +46,7 @@ from tbgw.connectors.ocpp.report_events import (
 )
 from tbgw.connectors.ocpp.sessions import SessionKeeper
 from tbgw.connectors.ocpp.stations import InStoreThread, Record, Stations
-from tbgw.connectors.ocpp.telemetry import Mapped, Message
+from tbgw.connectors.ocpp.telemetry import Mapped, Message, configuration_attributes
 from tbgw.connectors.ocpp.transactions import Transaction, TransactionIds
 from tbgw.errors import StoreError, StoreFull
 from tbgw.interfaces import IDownlink, IIngest, IReceipt
@@ -136,7 +135,7 @@ class StationReports:
         known.station = station
         known.is_ready = known.told_online = False
         known.connections += 1
-        known.expected.clear()
+        known.expected = frozenset()
         self._identify(known, station)
 
     def disconnected(self, station: IStation, reason: str) -> None:
@@ -168,7 +167,8 @@ class StationReports:
             self._events.emit(MessageRefused(self._name, station.path, action, str(refusal)))
             raise
         finally:
-            known.expected.discard(action)
+            if action in known.expected:
+                known.expected -= {action}
         ready = not known.is_ready and self.is_accepted(station.path)
         if not waits:
             if ready:
@@ -386,8 +386,6 @@ class StationReports:
         entry = self._entries.get(id(charge_point))
         if entry is None or entry.charge_point is not charge_point:
             entry = self._entries[id(charge_point)] = Entry(self._config, charge_point, self._stations.salt)
-            for why in entry.converter.ignored:
-                self._events.emit(EntryIgnored(self._name, charge_point.id_pattern.pattern, why))
         return entry
 
     def _entry_of(self, known: KnownStation) -> Entry:
@@ -398,13 +396,10 @@ class StationReports:
     def _identify(self, known: KnownStation, station: IStation) -> None:
         """Make its name of what is known now, and tell that it is there once there is one."""
         entry = self._entry_of(known)
-        match = entry.charge_point.id_pattern.match(station.path)
-        groups = match.groupdict().items() if match else ()
-        version = station.version.value
-        known.context = context_of(station.identity, station.path, version, known.record.boot, groups)
-        name = entry.naming.name(known.context)
+        context = known.context()
+        name = entry.naming.name(context)
         if name is not None:
-            self._identities.be(known, name, entry.naming.profile(known.context))
+            self._identities.be(known, name, entry.naming.profile(context))
             self._announce(known, station)
 
     def _device_for(self, known: KnownStation) -> Device | None:
@@ -414,10 +409,11 @@ class StationReports:
             return known.device
         if not known.told_online:
             if known.device is None:
-                name = known.entry.naming.fallback(known.context)
+                context = known.context()
+                name = known.entry.naming.fallback(context)
                 if name is None:
                     return None
-                self._identities.be(known, name, known.entry.naming.profile(known.context))
+                self._identities.be(known, name, known.entry.naming.profile(context))
             self._announce(known, station)
         return known.device
 
@@ -427,10 +423,9 @@ class StationReports:
         if known.told_online or device is None:
             return
         known.told_online = True
-        attributes = dict(known.extra_attributes)
-        values = dict(known.extra_values)
-        known.extra_attributes.clear()
-        known.extra_values.clear()
+        told_values, told_attributes = known.extra or ({}, {})
+        values, attributes = dict(told_values), dict(told_attributes)
+        known.extra = None
         now_ms = self._now_ms()
         if self._entry_of(known).mapper is not None:
             attributes["ocppVersion"] = station.version.value
@@ -538,23 +533,31 @@ class StationReports:
         """We asked for this message (TriggerMessage, GetBaseReport): let through once while boot is Pending."""
         known = self._known.get(path)
         if known is not None and len(known.expected) < 20:
-            known.expected.add(action)
+            known.expected |= {action}
 
     def tell(self, path: str, values: Mapping[str, Value], attributes: Mapping[str, Value]) -> None:
         """
         Pass on what the downward half knows of a charge point, now or as soon as it has a name: `securityProfile`,
-        `callTimeouts`, the keys of a GetConfiguration (see `telemetry.configuration_attributes`). What is said again
-        before it could be told replaces what was said.
+        `callTimeouts`. What is said again before it could be told replaces what was said.
         """
         known = self._known.get(path)
         if known is None:
             return
         if known.device is None or (known.station is not None and not known.told_online):
-            known.extra_values.update(values)
-            known.extra_attributes.update(attributes)
+            before = known.extra or ({}, {})
+            known.extra = ({**before[0], **values}, {**before[1], **attributes})
             return
         telemetry = ((self._now_ms(), dict(values)),) if values else ()
         self._ingest.accept(Reading(known.device, telemetry, dict(attributes)))
+
+    def tell_configuration(self, path: str, keys: Value) -> None:
+        """`configurationKey` of a GetConfiguration: attributes `config_<key>`, if the file asks for them."""
+        known = self._known.get(path)
+        if known is None or known.entry is None or known.entry.mapper is None:
+            return
+        attributes = configuration_attributes(keys) if known.entry.policy.mapping.configuration else {}
+        if attributes:
+            self.tell(path, {}, attributes)
 
     def on_ready(self, callback: Callable[[IStation], None]) -> None:
         """

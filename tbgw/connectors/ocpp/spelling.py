@@ -28,6 +28,8 @@ _IRREGULAR: dict[str, tuple[str, ...]] = {
     "fixed_pf": ("fixedPF",),
     "fixed_pf_absorb": ("fixedPFAbsorb",),
     "fixed_pf_inject": ("fixedPFInject",),
+    "ev_max_v2x_energy_request": ("evMaxV2XEnergyRequest",),
+    "ev_min_v2x_energy_request": ("evMinV2XEnergyRequest",),
     "prioritized_emai_ds": ("prioritizedEMAIDs",),
 }
 """What the rule does not give; a test compares with the schemas. `..._l2` and `_l3` have a rule of their own."""

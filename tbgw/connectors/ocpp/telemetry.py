@@ -92,7 +92,7 @@ class Memory:
     """Status as reported, by (EVSE, connector) or (connector, 1)."""
     units: dict[tuple[str, str], str] = field(default_factory=dict)
     """By device and key: told again only when they change."""
-    connectors: set[int] = field(default_factory=set)
+    connectors: frozenset[int] = frozenset()
     """Those that are devices of their own."""
 
     def unit_is_new(self, device: str, key: str, unit: str) -> bool:
@@ -190,7 +190,7 @@ class DefaultMapper:
         behind = f"connector_{further}_" if 1 < further <= MAX_CONNECTOR else ""
         if self._options.connector_devices:
             if number not in memory.connectors and len(memory.connectors) < MAX_CONNECTOR_DEVICES:
-                memory.connectors.add(number)
+                memory.connectors |= {number}
             if number in memory.connectors:
                 return Place(f" Connector {number}", behind)
         return Place("", f"{'evse' if version.is_2 else 'connector'}_{number}_{behind}")
