@@ -5,16 +5,16 @@ A body is one of three things, which the entry's `bodyFormat` fixes or `auto` fi
 
 * JSON, an object or a list: expressions are paths, `${temp}`, and a lone one keeps the value's type (X12). A number or
   a text alone is JSON too, but has nothing in it to name: it is taken as text (X-17).
-* `name=value;name=value` (the Iotellect driver's form), with integers, doubles and booleans as such and everything else
-  as text: then it is an object, and expressions are paths.
+* `name=value;name=value` (the Iotellect driver's form), with integers, doubles and booleans as such and everything
+  else as text: then it is an object, and expressions are paths.
 * Text: expressions are slices of its characters, `[0:4]` or `[7]`, bare as in the reference or as `${[0:4]}`; several
   of them and text around them make one text.
 
 What an expression does not find is `MISSING`: its key is left out and counted, never sent as the expression's text
 (X-15, X-17), nor as `null`, which ThingsBoard passes over in silence. Values keep their types (X-14).
 
-`${from.local}`, `${from.domain}`, `${from.resource}`, `${from.bare}`, `${from.jid}` are the sender as the server vouches
-for it; in names and profiles only, and whatever the body says.
+`${from.local}`, `${from.domain}`, `${from.resource}`, `${from.bare}`, `${from.jid}` are the sender as the server
+vouches for it; in names and profiles only, and whatever the body says.
 """
 
 from __future__ import annotations
