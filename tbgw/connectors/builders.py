@@ -64,5 +64,35 @@ def _socket(name: str, config: Any, surroundings: Surroundings) -> IConnector:
     )
 
 
-BUILDERS: Mapping[str, Callable[[str, Any, Surroundings], IConnector]] = {"socket": _socket}
+def _xmpp(name: str, config: Any, surroundings: Surroundings) -> IConnector:
+    from tbgw.connectors.xmpp.connector import XMPPConnector
+    from tbgw.connectors.xmpp.link import XMPPLink
+
+    devices = [
+        (
+            device,
+            Device(
+                device.name,
+                device.profile,
+                name,
+                "xmpp",
+                resolve(surroundings.report, config.report, device.report, device.timeseries, device.attributes),
+            ),
+        )
+        for device in config.devices
+    ]
+    return XMPPConnector(
+        name,
+        devices,
+        XMPPLink(name, config.server, surroundings.events, surroundings.reactor),
+        config.server.plugins,
+        surroundings.ingest,
+        surroundings.events,
+        surroundings.reactor,
+        surroundings.now_ms,
+        config.max_devices,
+    )
+
+
+BUILDERS: Mapping[str, Callable[[str, Any, Surroundings], IConnector]] = {"socket": _socket, "xmpp": _xmpp}
 """Connector type to what makes one of its name and configuration, which the type's own `parse` gave."""

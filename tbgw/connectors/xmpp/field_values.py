@@ -2,8 +2,8 @@
 """From the fields of a read-out to values of devices in ThingsBoard. Pure.
 
 Fields of type `identity` become attributes, all others time series at their own time. Units are attributes,
-`<key>_unit`, told when they change. A field that is flagged `error` is a value that the device itself does not trust: it is left out
-and counted.
+`<key>_unit`, told when they change. A field that is flagged `error` is a value that the device itself does not trust:
+it is left out and counted.
 """
 
 from __future__ import annotations

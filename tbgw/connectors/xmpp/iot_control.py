@@ -5,7 +5,7 @@ Retracted in 2017 like XEP-0323; both generations of replies are read:
 
 * done: `<setResponse/>`, with `responseCode="OK"` in the old form; any result does.
 * refused: an iq error, with `<paramError var=>text</paramError>` for the parameters to blame; in the old form type
-  `error` with `<setResponse responseCode="NotFound">` and no condition, or even type `result` with a code other than OK.
+  `error` with `<setResponse responseCode="NotFound">` and no condition, or even `result` with a code other than OK.
 * form: `<x type='form'>` in the result, in the old form within `<getFormResponse>`.
 
 `Element`s that come in are bounded by the link.

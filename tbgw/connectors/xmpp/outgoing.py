@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from tbgw.connectors.xmpp import iot_control as control
+from tbgw.connectors.xmpp.answers import Exchange, Exchanges
 from tbgw.connectors.xmpp.errors import LinkGone, StanzaNotSendable, StanzaRefused, StanzaTooLarge
-from tbgw.connectors.xmpp.exchanges import Exchange, Exchanges
 from tbgw.connectors.xmpp.interfaces import IXMPPLink
 from tbgw.connectors.xmpp.outcomes import OK, UNAVAILABLE, Outcome, Refusal, code_of, refusal_of
 from tbgw.connectors.xmpp.presence import Presences, Recipient

@@ -1,9 +1,9 @@
-# -*- test-case-name: tests.connectors.xmpp.test_exchanges -*-
+# -*- test-case-name: tests.connectors.xmpp.test_answers -*-
 """Messages to devices that wait for the device's answer.
 
 XMPP has no question and answer in messages, so an answer is recognised, in this order, as: a message with our
-`<thread>`; one with our `id`; and, where the configuration does not ask for one of these, the next message with a body from that
-JID, which then belongs to the oldest that waits. An error that bears our `id` is the answer, too.
+`<thread>`; one with our `id`; and, where the configuration does not ask for one of these, the next message with a body
+from that JID, which then belongs to the oldest that waits. An error that bears our `id` is the answer, too.
 
 A message taken for an answer by its place alone may have been a reading that happened to come just then. So it goes to
 both, unless the configuration says otherwise: a reading is never lost to a guess.
