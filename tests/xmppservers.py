@@ -4,8 +4,8 @@ certificate of an authority made here, and ended by the test. Nothing of the sys
     server = start("prosody", self, users={"gateway": "secret", "device": "secret"})
     server.ca, server.domain, server.port          # what a client needs
 
-Both run as whoever runs the tests. `prosody` itself does not mind root (only `prosodyctl` changes its user); ejabberd is
-started through `erl`, without a node name, so that it needs no epmd and no second user.
+Both run as whoever runs the tests. `prosody` itself does not mind root (only `prosodyctl` changes its user); ejabberd
+is started through `erl`, without a node name, so that it needs no epmd and no second user.
 """
 
 from __future__ import annotations
@@ -140,8 +140,10 @@ class Prosody(XMPPServer):
         config = self.folder / "prosody.cfg.lua"
         config.write_text(self._config())
         program = Program(self.test, [need("prosody"), "--config", str(config), "-F"])
-        for name in ("c2s", *(["c2s_direct_tls"] if self.tls else []), "component"):
-            program.wait_for(rf"Activated service '{name}' on \[127\.0\.0\.1\]")
+        # In an order that is another one each time.
+        left = {"c2s", "component", *(["c2s_direct_tls"] if self.tls else [])}
+        while left:
+            left.discard(program.wait_for(r"Activated service '(\w+)' on \[127\.0\.0\.1\]")[1])
         return program
 
     def _config(self) -> str:

@@ -47,3 +47,14 @@ class StanzaRefused(GatewayError):  # noqa: N818 - says what is
 
 class RequestTimedOut(GatewayError):  # noqa: N818 - says what is
     """No answer came within the time."""
+
+
+class LoginFailed(Exception):  # noqa: N818 - says what is; never leaves the link
+    """The session could not be begun. `text` is for the operator and names no secret."""
+
+
+class LoginRefused(LoginFailed):
+    """
+    The server does not take us as we are: wrong password, no mechanism that both allow, an address that is not ours.
+    Another attempt a second later would end the same way, and may get the account locked.
+    """
