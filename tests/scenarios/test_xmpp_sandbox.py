@@ -85,9 +85,13 @@ class _SandboxTests:
         self.device, listener, _ = await self.up(self.server, "device")
         return listener  # type: ignore[no-any-return] # a mix-in
 
-    async def until(self, condition: Any) -> None:
-        """Let the reactor run until it holds; the test's own time-out ends it otherwise."""
+    async def until(self: Any, condition: Any) -> None:
+        """Let the reactor run until it holds."""
+        end = reactor.seconds() + 15
         while not condition():
+            if reactor.seconds() > end:
+                state = self.gateway.connectors[0].status(), self.gateway.events.counters.snapshot()
+                self.fail(f"not in 15 s: {state}, published {self.published}, {self.shown('TMP-9')}")
             await deferLater(reactor, 0.01, lambda: None)
 
     def shown(self: Any, name: str) -> dict[str, Any]:
