@@ -1,6 +1,6 @@
 # -*- test-case-name: tests.connectors.xmpp.test_asked -*-
-"""Requests that wait for their answer. One counts only if it comes from whom was asked: an id can be guessed or seen, and
-then anybody could answer in the place of a device or of the server (RFC 6120, 8.1.2.1).
+"""Requests that wait for their answer. One counts only if it comes from whom was asked: an id can be guessed or seen,
+and then anybody could answer in the place of a device or of the server (RFC 6120, 8.1.2.1).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Asked:
             return fail(ValueError(f"a request with the id {identifier} is under way already"))
         if len(self._waiting) >= MAX_REQUESTS:
             return fail(LinkBusy(f"{MAX_REQUESTS} requests are under way"))
-        answer: Deferred[Element] = Deferred(lambda _: self._take(identifier))
+        answer: Deferred[Element] = Deferred(lambda _: self._forget(identifier))
         timer = self._clock.callLater(timeout_seconds, self._time_over, identifier)
         self._waiting[identifier] = _Request(answer, stanzas.normal_jid(iq.getAttribute("to")), timer)
         return answer
@@ -64,10 +64,10 @@ class Asked:
         if request is None:
             return False
         sender = stanzas.normal_jid(element.getAttribute("from"))
-        if sender != request.to and not (request.to is None and sender in self.own_addresses):
-            # Our own account's address may be left out by the server, and by us (RFC 6120, 8.1.2.1 and 10.3.3).
-            if not (sender is None and request.to in self.own_addresses):
-                return False
+        # Our own account's address may be left out by the server, and by us (RFC 6120, 8.1.2.1 and 10.3.3).
+        is_own = sender in self.own_addresses and request.to in self.own_addresses
+        if sender != request.to and not (is_own and None in (sender, request.to)):
+            return False
         self._take(identifier)
         if element.getAttribute("type") == "error":
             request.answer.errback(StanzaRefused(*stanzas.error_of(element), element))
@@ -80,6 +80,9 @@ class Asked:
         for identifier in list(self._waiting):
             if (request := self._take(identifier)) is not None:
                 request.answer.errback(LinkGone(why))
+
+    def _forget(self, identifier: str) -> None:
+        self._take(identifier)
 
     def _take(self, identifier: str) -> _Request | None:
         request = self._waiting.pop(identifier, None)

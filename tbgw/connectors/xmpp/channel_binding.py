@@ -1,9 +1,12 @@
 # -*- test-case-name: tests.connectors.xmpp.test_sasl -*-
 """What ties a SCRAM login to the TLS connection it runs in, so that nobody in between can pass it on (RFC 5056).
 
-`tls-exporter` (RFC 9266) where TLS is 1.3, `tls-server-end-point` (RFC 5929, 4) otherwise and where the server says so
-(XEP-0440). Of `tls-unique` only servers know that offer it with TLS 1.2 alone; it is the last resort for them, and never
-used with TLS 1.3, where it is not defined.
+`tls-exporter` (RFC 9266) with TLS 1.3, else `tls-server-end-point` (RFC 5929, 4), as far as the server says that it
+knows them (XEP-0440). `tls-unique` (RFC 5929, 3) is the default of servers that say nothing; TLS 1.3 does not have it.
+
+Debian's prosody 0.12 and ejabberd 23.01 say nothing. With TLS 1.2 they take `tls-unique`. With TLS 1.3 prosody offers
+no -PLUS; ejabberd does, and then refuses `tls-exporter` ("Invalid channel binding", measured). So a server that says
+nothing is not bound to with TLS 1.3, unless the configuration requires it: then `tls-exporter` is what RFC 9266 means.
 """
 
 from __future__ import annotations
@@ -22,15 +25,17 @@ _EXPORTER_LABEL = b"EXPORTER-Channel-Binding"
 _EXPORTER_BYTES = 32
 
 
-def choose(connection: SSL.Connection, announced: Collection[str] | None) -> tuple[str, bytes] | None:
+def choose(
+    connection: SSL.Connection, announced: Collection[str] | None, is_required: bool = False
+) -> tuple[str, bytes] | None:
     """
-    Name and data of the channel binding to use. `announced`: what the server says it knows (XEP-0440), None when it says
-    nothing, which leaves the defaults of RFC 9266, 3. None when there is none that both know.
+    Name and data of the channel binding to use. `announced`: what the server says it knows (XEP-0440), None when it
+    says nothing. None when there is none that both know.
     """
     is_1_3 = connection.get_protocol_version_name() == "TLSv1.3"
     wanted: Sequence[str]
     if announced is None:
-        wanted = [TLS_EXPORTER if is_1_3 else TLS_UNIQUE]
+        wanted = [] if is_1_3 and not is_required else [TLS_EXPORTER if is_1_3 else TLS_UNIQUE]
     else:
         wanted = [TLS_EXPORTER, TLS_SERVER_END_POINT] if is_1_3 else [TLS_SERVER_END_POINT, TLS_UNIQUE]
         wanted = [name for name in wanted if name in announced]

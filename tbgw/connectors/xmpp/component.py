@@ -2,9 +2,9 @@
 """The login as a server component (XEP-0114): a domain of its own, a shared secret, nothing more.
 
 The protocol has neither STARTTLS nor stream management. The secret is hashed with the stream's id, but all that follows
-is readable unless TLS is there from the first byte; so the configuration asks for that, or for a server on this machine,
-or for a plain word. Stanzas that are on their way when the connection breaks may be lost; receipts (XEP-0184) still go
-out only for what is stored.
+is readable unless TLS is there from the first byte; so the configuration asks for that, or for a server on this
+machine, or for a plain word. Stanzas that are on their way when the connection breaks may be lost; receipts (XEP-0184)
+still go out only for what is stored.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class ComponentAuthenticator(xmlstream.ConnectAuthenticator):
     """Leads one connection through the handshake. A wrong secret comes back as stream error `not-authorized`."""
 
     namespace = NS
+    xmlstream: Any
 
     def __init__(self, domain: str, secret: str) -> None:
         super().__init__(domain)

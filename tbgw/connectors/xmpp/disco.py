@@ -1,8 +1,8 @@
 # -*- test-case-name: tests.connectors.xmpp.test_link -*-
 """What we say of ourselves: service discovery (XEP-0030), and the answers to pings (XEP-0199) and version (XEP-0092).
 
-wokkel's `DiscoHandler` is not used: it keeps the address of everybody who ever asked (`internJID`), so that strangers could
-fill the memory. Its handlers for ping and version keep nothing.
+wokkel's `DiscoHandler` is not used: it keeps the address of everybody who ever asked (`internJID`), so that strangers
+could fill the memory. Its handlers for ping and version keep nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NS_VERSION = "jabber:iq:version"
 _BASIC = (NS_INFO, NS_ITEMS, stanzas.NS_PING, stanzas.NS_RECEIPTS, NS_VERSION)
 
 
-class Discovery(XMPPHandler):  # type: ignore[misc] # wokkel has no annotations
+class Discovery(XMPPHandler):
     """Answers disco#info and disco#items."""
 
     def __init__(self, is_component: bool) -> None:
@@ -35,7 +35,7 @@ class Discovery(XMPPHandler):  # type: ignore[misc] # wokkel has no annotations
             self.xmlstream.addObserver(f"/iq[@type='get']/query[@xmlns='{namespace}']", answer)
 
     def _info(self, iq: Element) -> None:
-        iq.handled = True
+        iq.handled = True  # type: ignore[attr-defined] # the mark that wokkel's handlers set
         query = next(iq.elements(NS_INFO, "query"))
         if query.getAttribute("node"):
             self.send(stanzas.error(iq, "item-not-found"))
@@ -50,7 +50,7 @@ class Discovery(XMPPHandler):  # type: ignore[misc] # wokkel has no annotations
         self.send(answer)
 
     def _items(self, iq: Element) -> None:
-        iq.handled = True
+        iq.handled = True  # type: ignore[attr-defined] # as above
         answer = stanzas.result(iq)
         answer.addElement((NS_ITEMS, "query"))
         self.send(answer)

@@ -2,7 +2,8 @@
 """How the server is reached: by the host and port of the configuration, or by the SRV records of the JID's domain
 (RFC 6120, 3.2, and XEP-0368 for direct TLS).
 
-The certificate is verified for the JID's domain in either case, so a forged DNS answer leads to a refusal and no further.
+The certificate is verified for the JID's domain in either case, so a forged DNS answer leads to a refusal and no
+further.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class Exchange:
             if not self.asked.answered(element):
                 self._events.emit(link_events.AnswerUnexpected(self._connector, sender))
         else:
-            element.handled = False
+            element.handled = False  # type: ignore[attr-defined] # the mark that wokkel's handlers set
             stream.dispatch(element)
             if not element.handled:
                 self._hand_over(element, number)

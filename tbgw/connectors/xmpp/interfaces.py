@@ -2,8 +2,8 @@
 """The contract between the XMPP link, which keeps one session with the server, and the connector that lives on it.
 
 The link does: connecting, TLS, login, resource, stream management (XEP-0198), receipts (XEP-0184), pings both ways,
-answers to disco#info, disco#items and jabber:iq:version, dead peers, back-off. It sends no presence and asks for no roster:
-that is the listener's, in `link_up`.
+answers to disco#info, disco#items and jabber:iq:version, dead peers, back-off. It sends no presence and asks for no
+roster: that is the listener's, in `link_up`.
 
 Stanzas are `domish.Element`s. Those that come in are bounded (size, elements, depth: see `limits`), but are otherwise
 whatever a stranger sent: `from` is set by the server, everything else is not. Never call `toXml` on them. Elements that
@@ -11,6 +11,8 @@ are sent bear no namespace or that of the stream, e.g. `Element((None, "message"
 
 Addresses that come from strangers must not go through `jid.internJID`, which keeps every one for ever.
 """
+
+# ruff: noqa: N805 - zope interfaces have no self
 
 from __future__ import annotations
 
@@ -49,8 +51,8 @@ class IXMPPListener(Interface):
           and all after it, once more: fail it only where that is wanted, such as a store that cannot be written. What
           is refused for good (a full store that drops) fires as any other.
 
-        An iq of type get or set MUST be answered, by `IXMPPLink.send` (see `stanzas.result` and `stanzas.error`), now or
-        later. Exceptions are logged and counted; an iq is then answered with internal-server-error, anything else
+        An iq of type get or set MUST be answered, by `IXMPPLink.send` (see `stanzas.result` and `stanzas.error`), now
+        or later. Exceptions are logged and counted; an iq is then answered with internal-server-error, anything else
         counts as handled.
         """
 
@@ -77,8 +79,8 @@ class IXMPPLink(Interface):
         """
         Send a stanza. Where the server has stream management it is kept until the server has it, and sent again when
         the session is resumed; messages also on a new session, for up to two minutes, so that one can arrive twice.
-        As a component a missing `from` is filled in. Raises `LinkGone` without a session, `LinkBusy` (a LinkGone) when too many
-        are unconfirmed, `StanzaTooLarge`, `StanzaNotSendable`; nothing was sent then.
+        As a component a missing `from` is filled in. Raises `LinkGone` without a session, `LinkBusy` (a LinkGone) when
+        too many are unconfirmed, `StanzaTooLarge`, `StanzaNotSendable`; nothing was sent then.
         """
 
     def request(iq: Element, timeout_seconds: float) -> Deferred[Element]:

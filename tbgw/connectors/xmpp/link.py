@@ -1,6 +1,6 @@
 # -*- test-case-name: tests.connectors.xmpp.test_link -*-
-"""The link as a service: one session with an XMPP server, begun again for ever. What flows over it is in `exchange`, the
-login in `login` and `component`, the bounds of what comes in `stream`.
+"""The link as a service: one session with an XMPP server, begun again for ever. What flows over it is in `exchange`,
+the login in `login` and `component`, the bounds of what comes in `stream`.
 
 Invariants:
 
@@ -79,7 +79,7 @@ class _Factory(BootstrapMixin):
         return stream
 
 
-class _Manager(StreamManager):  # type: ignore[misc] # wokkel has no annotations
+class _Manager(StreamManager):
     """wokkel's, telling the link. Its handlers send through the link, so that what they send is bounded and counted."""
 
     def __init__(self, factory: _Factory, link: XMPPLink, reactor: Any) -> None:
@@ -151,7 +151,7 @@ class XMPPLink(Service):
         )
         self._backoff = Backoff(jitter)
         self._discovery = Discovery(server.component)
-        factory = _Factory(self._build)
+        factory: Any = _Factory(self._build)
         self._manager = _Manager(factory, self, reactor)
         for handler in handlers(self._discovery):
             handler.setHandlerParent(self._manager)
@@ -348,8 +348,7 @@ class XMPPLink(Service):
     def _say_unavailable(self) -> None:
         presence = Element((None, "presence"))
         presence["type"] = "unavailable"
-        assert self._stream is not None
-        self._stream.send(presence)
+        self._exchange.send(presence)
 
     def _say_goodbye(self) -> None:
         stream = self._stream
@@ -402,7 +401,7 @@ class XMPPLink(Service):
 
     def stream_error(self, failure: Failure) -> None:
         """The server ends the stream, and says why."""
-        self._failure = self._failure or failure.value
+        self._failure = self._failure or _in_words(failure.value)
         if self._stream is not None:
             self._set_guard(CLOSE_SECONDS, str(failure.value))
 
@@ -504,7 +503,7 @@ def _pass_on(result: Any, other: Deferred[None]) -> Any:
     return result
 
 
-def _in_words(error: Exception) -> Exception:
+def _in_words(error: BaseException | None) -> Exception:
     """An error of Twisted's, as the operator should read it."""
     if isinstance(error, (LoginFailed, StreamError)):
         return error
@@ -519,7 +518,7 @@ def _in_words(error: Exception) -> Exception:
     if isinstance(error, ConnectionLost):
         return LoginFailed("the connection was lost")
     said = str(error) or type(error).__name__
-    if type(error).__module__.startswith("OpenSSL"):
+    if error is not None and type(error).__module__.startswith("OpenSSL"):
         reasons = error.args[0] if error.args and isinstance(error.args[0], list) else []
         said = "TLS failed: " + (", ".join(str(one[-1]) for one in reasons if one) or said)
     return LoginFailed(said)

@@ -162,7 +162,7 @@ class ListenerBroken(Event):
 
 @dataclass(frozen=True)
 class StanzasUnconfirmed(Event):
-    """Stanzas that were sent and of which nobody knows whether the server had them: the session could not be resumed."""
+    """Stanzas of which nobody knows whether the server had them: the session could not be resumed."""
 
     level = LogLevel.warn
     counter = "xmpp_stanzas_unconfirmed"

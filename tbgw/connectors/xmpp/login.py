@@ -1,6 +1,6 @@
 # -*- test-case-name: tests.connectors.xmpp -*-
-"""The login as client (RFC 6120): STARTTLS, SASL, then the old session resumed (XEP-0198) or a resource bound and stream
-management enabled.
+"""The login as client (RFC 6120): STARTTLS, SASL, then the old session resumed (XEP-0198), or a resource bound and
+stream management enabled.
 
 Each step is one of Twisted's "initializers". They are sure of this:
 
@@ -70,6 +70,8 @@ class Outcome:
 
 class ClientAuthenticator(xmlstream.ConnectAuthenticator):
     """Leads one connection through the login. `tls` is what `startTLS` wants."""
+
+    xmlstream: Any
 
     namespace = "jabber:client"
 
@@ -212,7 +214,7 @@ class _SASLStep(_Step):
         if can_bind and any(name.endswith("-PLUS") for name in offered):
             kinds = xs.features.get((NS_BINDINGS, "sasl-channel-binding"))
             announced = None if kinds is None else [str(one.getAttribute("type")) for one in kinds.elements()]
-            binding = channel_binding.choose(tls, announced)
+            binding = channel_binding.choose(tls, announced, account.channel_binding == "require")
         around = sasl.Circumstances(
             encrypted=tls is not None,
             allow_plain_unencrypted=account.allow_plain_unencrypted,

@@ -1,15 +1,15 @@
 # -*- test-case-name: tests.connectors.xmpp.test_sasl -*-
 """SASL, the client's side, without any I/O: which mechanism, and what it says.
 
-A mechanism is used in this order: `initial()`, any number of `respond(challenge)`, `succeeded(data)` with what came with
-the server's success. Each raises `SASLFailed` when the server breaks the rules; after that the login is over.
+A mechanism is used in this order: `initial()`, any number of `respond(challenge)`, `succeeded(data)` with what came
+with the server's success. Each raises `SASLFailed` when the server breaks the rules; after that the login is over.
 
 Order of preference (`choose`): a client certificate, if we have one; SCRAM with channel binding; SCRAM without; then
 DIGEST-MD5, which does not show the password to the server; PLAIN, only inside TLS or when the configuration says so.
 
 What guards against somebody in between who shortens the list: with SCRAM the flag `y` says "we could bind, you did not
-offer it", and a server that did offer it refuses (RFC 5802, 6); `n` would be wrong then. The server has to prove that it
-knows the password, too. The number of iterations is bounded in both ways: too few would make the password cheap to
+offer it", and a server that did offer it refuses (RFC 5802, 6); `n` would be wrong then. The server has to prove that
+it knows the password, too. The number of iterations is bounded in both ways: too few would make the password cheap to
 guess for a server that is not ours, too many would stop the reactor.
 
 Considered and dropped: SCRAM in a thread, since servers ask for 4,096 to 100,000 iterations, which take 2 to 50 ms;
@@ -285,7 +285,7 @@ class Scram:
 
 
 def _scram_parts(message: bytes) -> dict[bytes, bytes]:
-    parts = {name: value for name, value in _PARTS.findall(message)}
+    parts: dict[bytes, bytes] = dict(_PARTS.findall(message))
     if b"e" in parts:
         raise SASLFailed(f"the server says {parts[b'e'][:80].decode('ascii', 'replace')}")
     if b"m" in parts:  # RFC 5802, 5.1: unknown mandatory extensions end the login

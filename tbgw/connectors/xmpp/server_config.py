@@ -140,7 +140,7 @@ class XMPPServer:
         "component", default=False, doc="Connect as a server component (XEP-0114); jid is its domain. Our own key."
     )
     resource: str | None = text(
-        "resource", default=None, doc="Resource to ask for, if the JID has none; None: the server makes one. Our own key."
+        "resource", default=None, doc="Resource, if the JID has none; None: the server's choice. Our own key."
     )
     username: str | None = text(
         "username", default=None, doc="Name for the login, if it is not the JID's local part. Our own key."
@@ -246,7 +246,7 @@ def _check_login(server: XMPPServer, node: Node, reporter: Reporter) -> None:
     named = "@" in server.jid.partition("/")[0]
     if server.component:
         if named or "/" in server.jid:
-            reporter.fault(node.member("jid") or node, "must be the component's domain alone, such as devices.example.org")
+            reporter.fault(node.member("jid") or node, "must be the component's domain alone: devices.example.org")
         if given is None:
             reporter.missing(node, "password", "is missing: the secret that the component shares with the server")
         for key in ("resource", "username", "authorizationId", "mechanisms", "channelBinding"):

@@ -1,15 +1,15 @@
 # -*- test-case-name: tests.connectors.xmpp.test_stream -*-
 """The XML stream, bounded. Twisted's parser, but whatever the other side sends costs little and harms one stanza only.
 
-* A stanza above a limit (bytes, elements, depth) is not built: what was built of it is let go, its rest is read past, and
-  it is told to the session as oversized, with its attributes. The stream goes on. To cut it instead would bring the same
-  stanza back with each resumption (XEP-0198), for ever.
+* A stanza above a limit (bytes, elements, depth) is not built: what was built of it is let go, its rest is read past,
+  and it is told to the session as oversized, with its attributes. The stream goes on. To cut it instead would bring the
+  same stanza back with each resumption (XEP-0198), for ever.
 * Beyond `HARD_LIMIT_FACTOR` times the limit it is cut after all: that is no stanza but an attack, and expat buffers a
   token that does not end.
 * Text comes from expat in large pieces. Without that, 200,000 entities in a body were 200,000 concatenations: 1.8 s of
   CPU.
-* Document types, comments and processing instructions, which XMPP forbids (RFC 6120, 11.1), end the stream; so no entity
-  can be declared, and none can be blown up.
+* Document types, comments and processing instructions, which XMPP forbids (RFC 6120, 11.1), end the stream; so no
+  entity can be declared, and none can be blown up.
 * Bytes that were already read when TLS or SASL begins the stream anew are dropped: nobody can put a clear-text
   stanza behind `<proceed/>`.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from twisted.internet.interfaces import ISSLTransport
 from twisted.python.failure import Failure
@@ -178,6 +178,10 @@ class LinkStream(xmlstream.XmlStream):
     from `ready` on they go to the session, without a search through XPath expressions.
     """
 
+    transport: Any
+    stream: Any
+    authenticator: Any
+
     def __init__(self, authenticator: Any, session: IStreamSession, limits: Limits) -> None:
         self._limits = limits
         self._session = session
@@ -191,7 +195,8 @@ class LinkStream(xmlstream.XmlStream):
     @property
     def tls(self) -> Any:
         """The OpenSSL connection; None without TLS."""
-        return self.transport.getHandle() if ISSLTransport.providedBy(self.transport) else None
+        is_tls = ISSLTransport.providedBy(self.transport)
+        return self.transport.getHandle() if is_tls else None
 
     def ready(self) -> None:
         """The login is over."""
@@ -267,7 +272,7 @@ class LinkStream(xmlstream.XmlStream):
         if not domish.IElement.providedBy(obj):
             self.transport.write(obj.encode() if isinstance(obj, str) else obj)
             return
-        data = self.serialised(obj)
+        data = self.serialised(cast(domish.Element, obj))
         counts = self.is_ready and obj.name in ("message", "presence", "iq")
         if counts:
             self._session.stanza_leaving(data, obj.name)
@@ -282,4 +287,4 @@ class LinkStream(xmlstream.XmlStream):
         )
         if found := _NOT_XML.search(text):
             raise StanzaNotSendable(f"the stanza holds the character U+{ord(found[0]):04X}, which XML cannot carry")
-        return text.encode()
+        return bytes(text.encode())

@@ -1,10 +1,10 @@
 # -*- test-case-name: tests.connectors.xmpp.test_stream_management -*-
 """XEP-0198 without any I/O: what of a session each side has, so that a cut loses nothing.
 
-`h`, the count we tell the server, rises only over stanzas that were *stored*, in the order in which they came: the third
-does not count before the second, whatever the store does. What is not counted the server keeps, and sends again when the
-session is resumed; what was stored in the meantime comes twice then, which the platform can bear, and a loss it could
-not. A resumption begins a new epoch: late news of stanzas from before it are ignored, since they come again.
+`h`, the count we tell the server, rises only over stanzas that were *stored*, in the order in which they came: the
+third does not count before the second, whatever the store does. What is not counted the server keeps, and sends again
+when the session is resumed; what was stored in the meantime comes twice then, which the platform can bear, and a loss
+it could not. A resumption begins a new epoch: late news of stanzas from before it are ignored, since they come again.
 
 In the other direction each stanza is kept, as the bytes that were written, until the server counts it.
 """

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet import defer, reactor
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 from twisted.words.xish.domish import Element
 from zope.interface import implementer
@@ -108,7 +108,7 @@ class Listener:
         self._waiting.append((condition, told))
         try:
             return await told.addTimeout(seconds, reactor)
-        except TimeoutError:
+        except defer.TimeoutError:
             told_lines = "\n".join(event.line() for event in self.events.told)
             raise AssertionError(f"not in {seconds:g} s; {dict(self.link.status())}; told:\n{told_lines}") from None
 
@@ -125,7 +125,7 @@ class Listener:
 async def pause(seconds: float) -> None:
     """Let the reactor run, where a test has to see that nothing happens."""
     told: Deferred[None] = Deferred()
-    reactor.callLater(seconds, told.callback, None)  # type: ignore[attr-defined] # the reactor's type is a union
+    reactor.callLater(seconds, told.callback, None)
     await told
 
 

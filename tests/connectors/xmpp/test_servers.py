@@ -6,8 +6,10 @@ from tests.connectors.xmpp.links import LinkCase, message
 from tests.xmppservers import start
 
 
-class _Login:
-    kind = ""
+class LoginTests(LinkCase):
+    """Who gets in; on prosody."""
+
+    kind = "prosody"
 
     async def test_starttls(self):
         """STARTTLS with a verified certificate and the best SCRAM; stanzas go both ways."""
@@ -21,9 +23,7 @@ class _Login:
         print(events.told, gateway.status())
 
 
-class ProsodyLogin(_Login, LinkCase):
-    kind = "prosody"
+class EjabberdLoginTests(LoginTests):
+    """The same on ejabberd."""
 
-
-class EjabberdLogin(_Login, LinkCase):
     kind = "ejabberd"
