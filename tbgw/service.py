@@ -32,7 +32,7 @@ from tbgw.config.thingsboard import session_limits
 from tbgw.connectors.builders import BUILDERS, Surroundings
 from tbgw.connectors.parsers import PARSERS
 from tbgw.errors import StoreError, StoreFull
-from tbgw.interfaces import IStatusSource, IUplinkListener
+from tbgw.interfaces import IStatusSource
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.model import Device, SessionLimits
@@ -41,10 +41,12 @@ from tbgw.pipeline.downlink import Downlink
 from tbgw.pipeline.forwarder import Forwarder
 from tbgw.pipeline.ingest import Ingest
 from tbgw.pipeline.packer import MAX_POINTS, PackLimits
-from tbgw.pipeline.ratelimit import SHARE
+from tbgw.pipeline.ratelimit import SHARE, Budget
 from tbgw.spool.runners import CallDirectly, StoreThread
 from tbgw.spool.service import TEND_SECONDS, Spool
 from tbgw.thingsboard import payloads, topics
+from tbgw.uplink.fanout import FanOut
+from tbgw.uplink.own_device import OwnDevice
 from tbgw.version import VERSION
 
 STOP_SECONDS = 5.0
@@ -81,8 +83,16 @@ class Gateway(Service):
         self.spool = self._build_spool()
         self.uplink = self._build_uplink()
         section = config.thingsboard
+        self.own_device = OwnDevice(
+            self.uplink.publish, self.events, reactor, self._now_ms, section.max_payload_bytes, self._own_budget
+        )
         self.downlink = Downlink(
-            self.uplink.publish, self.events, reactor, self.registry.connector, section.max_payload_bytes
+            self.uplink.publish,
+            self.events,
+            reactor,
+            self.registry.connector,
+            section.max_payload_bytes,
+            self.own_device,
         )
         self.forwarder = Forwarder(
             self.spool,
@@ -97,7 +107,13 @@ class Gateway(Service):
             backlog_share=section.backlog_share_percent / 100,
             message_received=self.downlink.message_received,
         )
-        self.uplink.set_listener(_Both(self.downlink, self.forwarder))
+        # Who speaks of devices or asks about them knows of a session before anything of it is sent up.
+        self.link = FanOut(
+            [self.downlink, self.own_device, self.forwarder],
+            [self.own_device.message_received],
+            self.forwarder.message_received,
+        )
+        self.uplink.set_listener(self.link)
         device_filter = config.device_filter
         self.ingest = Ingest(
             self.spool,
@@ -142,6 +158,11 @@ class Gateway(Service):
             attributes_bytes=payloads.payload_limit(limits, topics.ATTRIBUTES, configured),
             device_points=max(1, points),
         )
+
+    def _own_budget(self, announced: SessionLimits) -> Callable[[str, int], float]:
+        """What keeps the limits of the gateway's own rate in a session."""
+        budget = Budget(session_limits(self._config.thingsboard, announced), self._reactor.seconds())
+        return lambda topic, points: budget.send(topic, 1, points, self._reactor.seconds())
 
     def _build_sandbox(self) -> tuple[Any, Any]:
         section = self._config.sandbox
@@ -462,24 +483,6 @@ class Gateway(Service):
             "devices": len(self.registry),
             "counters": self.counters.snapshot(),
         }
-
-
-@implementer(IUplinkListener)
-class _Both:
-    """The two who live on the link: what goes down knows of a session before anything of it is sent up."""
-
-    def __init__(self, downlink: Downlink, forwarder: Forwarder) -> None:
-        self._downlink = downlink
-        self._forwarder = forwarder
-        self.message_received = forwarder.message_received
-
-    def link_up(self, limits: SessionLimits) -> None:
-        self._downlink.link_up(limits)
-        self._forwarder.link_up(limits)
-
-    def link_down(self, code: int | None = None) -> None:
-        self._downlink.link_down(code)
-        self._forwarder.link_down(code)
 
 
 def _first_command(config: GatewayConfig) -> str:

@@ -114,3 +114,27 @@ class SessionTakenOver(Event):
         "ThingsBoard at {where} ended the session because another one came with the same credentials: is a second "
         "gateway running with this token? Next try in {retry_seconds:.0f} s"
     )
+
+
+@dataclass(frozen=True)
+class OwnMessageDropped(Event):
+    """Something that the gateway said of itself was given up."""
+
+    topic: str
+    why: str
+    level = LogLevel.warn
+    counter = "own_messages_dropped"
+    limited = True
+    text = "a message of the gateway itself on {topic} was given up: {why}"
+
+
+@dataclass(frozen=True)
+class OwnMessageIgnored(Event):
+    """ThingsBoard sent the gateway itself something that it did not ask for, or that it does not understand."""
+
+    topic: str
+    counter = "own_messages_ignored"
+    label = "topic"
+    limited = True
+    level = LogLevel.debug
+    text = "a message on {topic} was let go: not understood, too late, or not asked for"
