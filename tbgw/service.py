@@ -11,12 +11,12 @@ All of it stays under STOP_SECONDS, whatever hangs; what was accepted is on disk
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,14 +26,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tbgw import process
 from tbgw.config.gateway import ConnectorEntry, GatewayConfig
-from tbgw.config.loader import load_folder
+from tbgw.config.loader import Examined, examine_folder, load_folder
 from tbgw.config.thingsboard import session_limits
 from tbgw.connectors.builders import BUILDERS, Surroundings
 from tbgw.connectors.parsers import PARSERS
 from tbgw.errors import StoreError, StoreFull
 from tbgw.interfaces import IStatusSource
 from tbgw.internal_events import Events
+from tbgw.management import Management, Parts
 from tbgw.metrics import Counters
 from tbgw.model import Device, SessionLimits
 from tbgw.pipeline.devices import DeviceRegistry
@@ -42,6 +44,7 @@ from tbgw.pipeline.forwarder import Forwarder
 from tbgw.pipeline.ingest import Ingest
 from tbgw.pipeline.packer import MAX_POINTS, PackLimits
 from tbgw.pipeline.ratelimit import SHARE, Budget
+from tbgw.pipeline.renaming import Renaming
 from tbgw.spool.runners import CallDirectly, StoreThread
 from tbgw.spool.service import TEND_SECONDS, Spool
 from tbgw.thingsboard import payloads, topics
@@ -80,6 +83,7 @@ class Gateway(Service):
         self.events = Events(self.counters, reactor.seconds, later=reactor.callLater)
         self._sandbox, self._site = self._build_sandbox()
         self.registry = DeviceRegistry(config.data_dir / "connected_devices.json")
+        self._renaming = Renaming(config.data_dir / "renamed_devices.json")
         self.spool = self._build_spool()
         self.uplink = self._build_uplink()
         section = config.thingsboard
@@ -93,6 +97,7 @@ class Gateway(Service):
             self.registry.connector,
             section.max_payload_bytes,
             self.own_device,
+            self.registry,
         )
         self.forwarder = Forwarder(
             self.spool,
@@ -103,9 +108,10 @@ class Gateway(Service):
             max_payload_bytes=section.max_payload_bytes,
             idled=lambda: self.ingest.link_idled(),
             limits_changed=lambda limits: self.ingest.set_limits(self._pack_limits(limits)),
-            combine=lambda announced: session_limits(section, announced),
+            combine=lambda announced: session_limits(self._config.thingsboard, announced),
             backlog_share=section.backlog_share_percent / 100,
             message_received=self.downlink.message_received,
+            renaming=self._renaming,
         )
         # Who speaks of devices or asks about them knows of a session before anything of it is sent up.
         self.link = FanOut(
@@ -114,7 +120,6 @@ class Gateway(Service):
             self.forwarder.message_received,
         )
         self.uplink.set_listener(self.link)
-        device_filter = config.device_filter
         self.ingest = Ingest(
             self.spool,
             self.registry,
@@ -125,7 +130,6 @@ class Gateway(Service):
             pack_delay_seconds=section.pack_delay_ms / 1000,
             appended=self.forwarder.appended,
             link_idle=lambda: self.forwarder.idle,
-            **({"allows": device_filter.allows} if device_filter is not None else {}),
         )
         self.spool.set_listeners(self.ingest, self.forwarder, self._store_failed)
         self._surroundings = Surroundings(
@@ -138,15 +142,22 @@ class Gateway(Service):
             config.data_dir,
             config.report,
         )
-        self.connectors = [
-            connector for entry in config.connectors if (connector := self.build_connector(entry)) is not None
-        ]
+        self._connectors = {
+            entry.name: connector
+            for entry in config.connectors
+            if (connector := self.build_connector(entry)) is not None
+        }
         self.downlink.set_connectors(self.connectors)
-        self._statistics = self._build_statistics()
+        self.management = self._build_management()
         self._importer = self._build_importer()
-        self._listening = False
+        self._listening = self._ending = self._begins_anew = False
         self._opened: Deferred[None] | None = None
         self._spool_open = False
+
+    @property
+    def connectors(self) -> list[Any]:
+        """Those that there are at present."""
+        return list(self._connectors.values())
 
     # Building.
 
@@ -230,15 +241,44 @@ class Gateway(Service):
             tend_seconds=TEND_SECONDS,
         )
 
-    def _build_statistics(self) -> Any:
-        section = self._config.thingsboard.statistics
-        if not section.enabled:
-            return None
-        from tbgw.uplink.statistics import Statistics
-
-        return Statistics(
-            self._reactor, section.period_seconds, self.status, lambda: self.uplink.connected, self.uplink.publish
+    def _build_management(self) -> Management:
+        return Management(
+            self._config,
+            Parts(
+                reactor=self._reactor,
+                now_ms=self._now_ms,
+                events=self.events,
+                version=VERSION,
+                uplink=self.uplink,
+                own_device=self.own_device,
+                registry=self.registry,
+                renaming=self._renaming,
+                spool=self.spool,
+                ingest=self.ingest,
+                forwarder=self.forwarder,
+                downlink=self.downlink,
+                connectors=self._connectors,
+                status=self.status,
+                build_connector=self.build_connector,
+                hold=self._hold,
+                relink=lambda: self.uplink.redirect(*self._link_target()),
+                examine=self._examine,
+                restart=self.restart,
+                reboot=lambda why: self.restart(why, process.restart_machine),
+                running=lambda: self._listening,
+                remove_credentials=lambda: False,
+            ),
         )
+
+    def _hold(self, config: GatewayConfig) -> None:
+        """Another configuration holds, for what is made from now on."""
+        self._config = config
+        self._surroundings = replace(self._surroundings, report=config.report)
+
+    def _examine(self, instead: Mapping[str, bytes]) -> Examined:
+        folder = self._config.config_dir
+        contents = {folder / name: content for name, content in instead.items()}
+        return examine_folder(folder, os.environ, self._config.data_dir, PARSERS, contents)
 
     def _build_importer(self) -> Any:
         folder = self._config.storage.import_from
@@ -268,11 +308,25 @@ class Gateway(Service):
             written.addErrback(lambda failure: setattr(self.registry, "dirty", True))
 
     def _build_uplink(self) -> Any:
+        from tbgw.mqtt.versions import VersionChoice
+        from tbgw.uplink.client import Uplink
+
+        section = self._config.thingsboard
+        return Uplink(
+            *self._link_target(),
+            clock=self._reactor,
+            events=self.events,
+            jitter=_jitter,
+            keep_alive_seconds=section.keep_alive_seconds,
+            versions=VersionChoice(_MQTT_VERSIONS[section.mqtt_version]),
+        )
+
+    def _link_target(self) -> tuple[Any, str, Any]:
+        """(endpoint, name for log lines, credentials) of the configuration that holds."""
         from twisted.internet.endpoints import wrapClientTLS
 
-        from tbgw.mqtt.versions import VersionChoice
         from tbgw.tls import ClientTLS, client_creator
-        from tbgw.uplink.client import Credentials, Uplink
+        from tbgw.uplink.client import Credentials
         from tbgw.uplink.internal_events import ServerUnverified
 
         section = self._config.thingsboard
@@ -305,16 +359,7 @@ class Gateway(Service):
         else:
             username = security.username
             password = security.password.reveal().encode() if security.password is not None else None
-        return Uplink(
-            endpoint,
-            where,
-            Credentials(security.client_id or "", username, password),
-            clock=self._reactor,
-            events=self.events,
-            jitter=_jitter,
-            keep_alive_seconds=section.keep_alive_seconds,
-            versions=VersionChoice(_MQTT_VERSIONS[section.mqtt_version]),
-        )
+        return endpoint, where, Credentials(security.client_id or "", username, password)
 
     def _dialling(self, host: str, port: int) -> Any:
         """A TCP endpoint. An address needs no resolver, and so none of the threads that one costs."""
@@ -369,10 +414,12 @@ class Gateway(Service):
             return
         from tbgw.pipeline.internal_events import RegistryFault
 
-        for fault in self.registry.load():
+        faults = [*self.registry.load(), self._renaming.load(self.spool.last_seq, self.spool.stored_rows)]
+        for fault in filter(None, faults):
             self.events.emit(RegistryFault(fault=fault))
         self.forwarder.start()
-        for part in (self._sandbox, self._site, self.uplink, self._statistics):
+        self.management.start()
+        for part in (self._sandbox, self._site, self.uplink):
             if part is not None:
                 IService(part).startService()
         if self._importer is None:
@@ -420,8 +467,17 @@ class Gateway(Service):
 
     def _end(self, status: int) -> None:
         """Stop the process with an exit status, which twistd has no way to be told."""
-        atexit.register(_exit_with, status)
+        process.end_with(status)
         self._reactor.stop()
+
+    def restart(self, why: str, end: Callable[[], None] = process.begin_anew) -> None:
+        """Stop in good order, then be begun anew; or, with `process.restart_machine`, the whole machine."""
+        if not self._ending:
+            self._ending = True
+            self._begins_anew = end is process.begin_anew
+            self._log.warn("the gateway restarts: {why}", why=why)
+            end()
+            self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -437,8 +493,8 @@ class Gateway(Service):
             self.ingest.stop()
             if self.uplink.connected and not self.forwarder.idle:
                 await self._drained()
-            link = [part.stopService for part in (self._statistics, self.uplink) if part is not None]
-            await self._step("uplink", *link)
+            self.management.stop()
+            await self._step("uplink", self.uplink.stopService)
             await self._step("store", self.spool.close)
             await self._step("sandbox", *[part.stopService for part in (self._site, self._sandbox) if part is not None])
         give_up.cancel()
@@ -466,6 +522,8 @@ class Gateway(Service):
     def _overdue(self) -> None:
         self._log.critical("stopping took more than {seconds:g} s; ending now", seconds=STOP_SECONDS)
         sys.stdout.flush()
+        if self._begins_anew:
+            process.run_anew()
         os._exit(1)
 
     # IStatusSource
@@ -502,9 +560,3 @@ def _jitter() -> float:
     import random
 
     return random.random()  # noqa: S311 - spreads reconnections, guards nothing
-
-
-def _exit_with(status: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

@@ -224,8 +224,8 @@ class Ingest:
 
     def leave(self, name: str) -> None:
         """
-        ThingsBoard has another name for the device that it called `name`, or has deleted it. What was accepted is handed
-        to the spool under this name; what comes next is looked at anew, once the registry knows.
+        ThingsBoard has another name for the device that it called `name`, or has deleted it. What was accepted is
+        handed to the spool under this name; what comes next is looked at anew, once the registry knows.
         """
         for device in [device for device in self._ways if device.name == name]:
             for reading in self._report.gone(device):

@@ -19,23 +19,24 @@ class StatisticsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.connected = True
-        self.sent: list[tuple[str, Any]] = []
-        self.answer: Deferred[int] = succeed(0)
+        self.sent: list[Any] = []
+        self.shown: list[Any] = []
         store = {"messages": 7, "bytes": 900, "fill": 0.125, "oldest_age_seconds": 4.5, "drain_per_second": 20.0}
         self.picture: dict[str, Any] = {
             "accepted": 0,
             "delivered": 0,
+            "traffic": {"sent": 0, "sentBytes": 0, "received": 0, "receivedBytes": 0},
+            "connectors": {"Line": 5},
+            "errors": 2,
             "store": {**store, "dropped": {"full_newest": 3}, "dead_letters": {"refused": 1}},
         }
 
-    def start(self, period: int = 60) -> Statistics:
-        statistics = Statistics(self.clock, period, lambda: self.picture, lambda: self.connected, self.publish)
+    def start(self, period: int = 60, machine: Machine | None = None) -> Statistics:
+        statistics = Statistics(
+            self.clock, period, lambda: self.picture, lambda: self.connected, self.sent.append, self.shown.append, machine
+        )
         statistics.startService()
         return statistics
-
-    def publish(self, topic: str, payload: bytes) -> Deferred[int]:
-        self.sent.append((topic, json.loads(payload)))
-        return self.answer
 
     def test_figures(self) -> None:
         """Every period, the store's figures and what was done since the last time."""
@@ -46,8 +47,7 @@ class StatisticsTests(SynchronousTestCase):
         self.clock.advance(0.1)
         self.picture.update(accepted=150, delivered=150)
         self.clock.advance(60)
-        (topic, first), (_, second) = self.sent
-        self.assertEqual(topic, "v1/devices/me/telemetry")
+        first, second = self.sent
         self.assertEqual(
             first["storage"],
             {
