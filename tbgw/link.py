@@ -11,15 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 
-from tbgw.config.thingsboard import ThingsBoardSection
+from tbgw.config.thingsboard import PackagesSection, ThingsBoardSection
+from tbgw.interfaces import IOwnDevice
 from tbgw.internal_events import Events
 from tbgw.mqtt.versions import VersionChoice
 from tbgw.thingsboard import topics
 from tbgw.uplink.client import Credentials, Uplink
+from tbgw.uplink.command import run_command
 from tbgw.uplink.internal_events import ServerUnverified
+from tbgw.uplink.packages import Package
+from tbgw.uplink.updates import Rules, Updates
+from tbgw.version import VERSION
 
 _MQTT_VERSIONS: Mapping[str, Literal[4, 5] | None] = {"auto": None, "5": 5, "3.1.1": 4}
 
@@ -102,8 +107,11 @@ class Link:
         """Which version of MQTT is tried when."""
         return VersionChoice(_MQTT_VERSIONS[self._section.mqtt_version])
 
-    def uplink(self, subscriptions: Sequence[str] = topics.GATEWAY_SUBSCRIPTIONS) -> Uplink:
-        """The uplink, not started."""
+    def uplink(self, subscriptions: Sequence[str] | None = None) -> Uplink:
+        """The uplink, not started. `subscriptions` takes the place of what a gateway subscribes to."""
+        if subscriptions is None:
+            packages = self._section.firmware.enabled or self._section.software.enabled
+            subscriptions = topics.GATEWAY_SUBSCRIPTIONS + (topics.PACKAGE_SUBSCRIPTIONS if packages else ())
         if self._section.security.tls and self._section.security.accept_any_server:
             self._events.emit(ServerUnverified())
         return Uplink(
@@ -159,6 +167,40 @@ class Link:
             now=utc_now,
             versions=self.versions,
         )
+
+
+    def updates(
+        self,
+        own_device: IOwnDevice,
+        publish: Callable[[str, bytes], Deferred[int]],
+        folder: Path,
+        in_thread: Callable[[Callable[[], None]], Deferred[None]],
+    ) -> list[Updates]:
+        """Those who take up firmware and software for the gateway, as far as that is on; not started."""
+        from twisted.internet.threads import deferToThreadPool
+
+        reactor = self._reactor
+        one_at_a_time = DeferredLock()
+
+        def make(kind: str, name: str, section: PackagesSection, own: tuple[str, str]) -> Updates:
+            return Updates(
+                kind,
+                Rules(section.command, section.command_timeout_seconds, section.max_bytes, section.chunk_bytes),
+                Package(folder, name),
+                own_device,
+                publish,
+                clock=reactor,
+                events=self._events,
+                in_thread=in_thread,
+                in_other_thread=lambda job: deferToThreadPool(reactor, reactor.getThreadPool(), job),
+                run=lambda *run: run_command(reactor, *run),
+                one_at_a_time=one_at_a_time,
+                own=own,
+            )
+
+        firmware, software = self._section.firmware, self._section.software
+        made = [make("fw", "firmware", firmware, ("", ""))] if firmware.enabled else []
+        return made + ([make("sw", "software", software, ("tbgw", VERSION))] if software.enabled else [])
 
 
 def utc_now() -> datetime.datetime:

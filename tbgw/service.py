@@ -110,10 +110,13 @@ class Gateway(Service):
             backlog_share=section.backlog_share_percent / 100,
             message_received=self.downlink.message_received,
         )
+        self.updates = maker.updates(
+            self.own_device, self.uplink.publish, config.data_dir / "packages", self.spool.run_in_store_thread
+        )
         # Who speaks of devices or asks about them knows of a session before anything of it is sent up.
         self.link = FanOut(
-            [self.downlink, self.own_device, self.forwarder],
-            [self.own_device.message_received],
+            [self.downlink, *self.updates, self.own_device, self.forwarder],
+            [self.own_device.message_received, *[update.message_received for update in self.updates]],
             self.forwarder.message_received,
         )
         self.uplink.set_listener(self.link)
@@ -339,7 +342,8 @@ class Gateway(Service):
         for fault in self.registry.load():
             self.events.emit(RegistryFault(fault=fault))
         self.forwarder.start()
-        for part in (self._sandbox, self._site, self.enrolment, self._statistics, self._certificate):
+        parts = (self._sandbox, self._site, *self.updates, self.enrolment, self._statistics, self._certificate)
+        for part in parts:
             if part is not None:
                 IService(part).startService()
         if self._importer is None:
@@ -404,7 +408,7 @@ class Gateway(Service):
             self.ingest.stop()
             if self.uplink.connected and not self.forwarder.idle:
                 await self._drained()
-            parts = (self._statistics, self._certificate, self.enrolment)
+            parts = (self._statistics, self._certificate, *self.updates, self.enrolment)
             link = [part.stopService for part in parts if part is not None]
             await self._step("uplink", *link)
             await self._step("store", self.spool.close)

@@ -236,3 +236,54 @@ class CertificateUnreadable(Event):
     level = LogLevel.error
     counter = "certificates_unreadable"
     text = "the gateway's certificate {file} cannot be read: {why}"
+
+
+@dataclass(frozen=True)
+class PackageOffered(Event):
+    """ThingsBoard offers the gateway a package, and it is taken up."""
+
+    kind: str
+    title: str
+    version: str
+    size_bytes: int
+    counter = "packages_offered"
+    label = "kind"
+    text = "{kind} {title} {version} is offered, {size_bytes} bytes"
+
+
+@dataclass(frozen=True)
+class PackageChecked(Event):
+    """A package lies on the disk, and its checksum is right."""
+
+    kind: str
+    title: str
+    version: str
+    counter = "packages_checked"
+    label = "kind"
+    text = "{kind} {title} {version} is here, and its checksum is right"
+
+
+@dataclass(frozen=True)
+class PackageUsed(Event):
+    """The operator's program has taken a package."""
+
+    kind: str
+    title: str
+    version: str
+    counter = "packages_used"
+    label = "kind"
+    text = "{kind} {title} {version}: the configured command is through"
+
+
+@dataclass(frozen=True)
+class PackageFailed(Event):
+    """A package was given up."""
+
+    kind: str
+    title: str
+    version: str
+    why: str
+    level = LogLevel.error
+    counter = "packages_failed"
+    label = "kind"
+    text = "{kind} {title} {version} was given up: {why}"
