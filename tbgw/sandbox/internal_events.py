@@ -100,6 +100,17 @@ class PublishRefused(Event):
 
 
 @dataclass(frozen=True)
+class RateLimitMet(Event):
+    """A device, or a gateway's children, sent more than the limits allow."""
+
+    device: str
+    level = LogLevel.warn
+    counter = "sandbox_rate_limits_met"
+    limited = True
+    text = "{device!r} went over its rate limit"
+
+
+@dataclass(frozen=True)
 class ReplyLost(Event):
     """An answer could not be sent: the client does not read or does not acknowledge."""
 

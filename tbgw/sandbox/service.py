@@ -25,7 +25,11 @@ from zope.interface import implementer
 from tbgw.errors import StoreError
 from tbgw.interfaces import IStatusSource
 from tbgw.internal_events import Events
+from tbgw.sandbox import credentials as book
 from tbgw.sandbox import token as tokens
+from tbgw.sandbox.control import Control
+from tbgw.sandbox.credentials import Credentials
+from tbgw.sandbox.devices import Device
 from tbgw.sandbox.internal_events import (
     SandboxPortTaken,
     SandboxReady,
@@ -77,8 +81,9 @@ class Sandbox(Service):
     """
     The sandbox. `reactor` provides IReactorTCP and IReactorTime; `now_ms` gives the wall-clock time in ms.
 
-    `view` is what the page shows, `switches` the behaviours that can be turned on and off, `on_publish` is called as
-    `(device, topic, payload)` for every PUBLISH of an accepted client, in order, before it has any effect.
+    `view` is what the page shows, `control` what an operator can do, `switches` the behaviours that can be turned on
+    and off; `on_publish` is called as `(device, topic, payload)` for every PUBLISH of an accepted client, in order,
+    before it has any effect.
     """
 
     name = "sandbox"
@@ -114,10 +119,12 @@ class Sandbox(Service):
             self._limits.max_connections,
             self._store_failed,
         )
+        self.control = Control(lambda: self._platform, self._endpoint, self.switches, now_ms, self._credentials_set)
         self._factory = EndpointFactory(self._endpoint)
         self._token: str | None = None
         self._others: list[tuple[str, str, bool]] = []
         self._platform: Platform | None = None
+        self._gateway: Device | None = None
         self._store: Store | None = None
         self._listening: IListeningPort | None = None
         self._listen_retry = _Retry(reactor, self._listen)
@@ -213,16 +220,23 @@ class Sandbox(Service):
     def _open(self) -> None:
         try:
             self._store, snapshot = self._opened()
-            self._platform = Platform(self._limits, snapshot)
+            self._platform = Platform(self._limits, snapshot, lambda: int(self._reactor.seconds() * 1000))
         except StoreError as error:
             self._try_again(error)
             return
-        self._platform.add_credentials(self.ensure_token(), GATEWAY_NAME, gateway=True)
+        self._gateway = self._platform.add_credentials(self.ensure_token(), GATEWAY_NAME, gateway=True)
         for token, device, gateway in self._others:
             self._platform.add_credentials(token, device, gateway)
         self._open_retry.reset()
         self.view.show(self._platform, self._store)
         self._endpoint.open(self._platform, self._store)
+
+    def _credentials_set(self, device: Device, credentials: Credentials) -> None:
+        """The token file says what the gateway's token is: a gateway on this machine reads it there."""
+        if device is self._gateway and credentials.kind == book.ACCESS_TOKEN:
+            self._token = credentials.token
+            if self._token_file is not None:
+                tokens.replace_token(self._token_file, credentials.token)
 
     def _opened(self) -> tuple[Store, Any]:
         for _ in range(2):
