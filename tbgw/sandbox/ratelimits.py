@@ -76,8 +76,12 @@ class Limiter:
         self._messages = _Kind(limits.get("messages"), at_ms)
         self._telemetry = _Kind(limits.get("telemetryMessages"), at_ms)
         self._points = _Kind(limits.get("telemetryDataPoints"), at_ms)
-        self.told = False
-        """Whether somebody was told since something passed last: one notification for each time the limit is met."""
+        self._told = [False, False]
+
+    def first(self, points: int) -> bool:
+        """Whether nobody asked this since such a message passed last: one notification for each time of refusals."""
+        told, self._told[points > 0] = self._told[points > 0], True
+        return not told
 
     def take(self, points: int, at_ms: int) -> bool:
         """
@@ -89,7 +93,7 @@ class Limiter:
         else:
             passes = self._messages.take(1, at_ms)
         if passes:
-            self.told = False
+            self._told[points > 0] = False
         return passes
 
 
@@ -144,5 +148,4 @@ class RateLimits:
         _, own_limiter, group_limiter = device.limiters
         limiter = group_limiter if children else own_limiter
         if not limiter.take(points, now):
-            first, limiter.told = not limiter.told, True
-            raise RateLimited(first=first)
+            raise RateLimited(first=limiter.first(points))
