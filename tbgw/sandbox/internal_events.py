@@ -15,7 +15,8 @@ class SandboxReady(Event):
 
     address: str
     port: int
-    text = "the sandbox takes MQTT on {address}:{port}"
+    how: str
+    text = "the sandbox takes {how} on {address}:{port}"
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,6 @@ from tbgw.mqtt import (
     Unsubscribe,
 )
 from tbgw.sandbox import api, provisioning
-from tbgw.sandbox.credentials import certificate_text_of_der
 from tbgw.sandbox.devices import Push, Session
 from tbgw.sandbox.internal_events import (
     ClientAccepted,
@@ -234,7 +233,7 @@ class Endpoint:
         if self._switches.refuse_credentials:
             accepted = refusal(connect.username, connect.password, connect.client_id)
         else:
-            shown = _certificate_of(protocol)
+            shown = _certificate_of(protocol, self._now_ms())
             accepted = self._platform.connect(connect.username, connect.password, connect.client_id, version, shown)
         if isinstance(accepted, Refusal):
             why = "rate limit" if accepted is Refusal.RATE_EXCEEDED else "credentials"
@@ -513,15 +512,13 @@ class Endpoint:
         self._turn_end = self._expiry = self._calls_due = self._metrics = None
 
 
-def _certificate_of(protocol: MQTTServerProtocol) -> str | None:
+def _certificate_of(protocol: MQTTServerProtocol, now_ms: int) -> str | None:
     """The certificate that the client showed, if the transport is TLS and it did."""
-    show = getattr(protocol.transport, "getPeerCertificate", None)
-    certificate = show() if show is not None else None
-    if certificate is None:
+    if not hasattr(protocol.transport, "getPeerCertificate"):
         return None
-    from OpenSSL import crypto
+    from tbgw.sandbox.tls import certificate_of
 
-    return certificate_text_of_der(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))
+    return certificate_of(protocol.transport, now_ms)
 
 
 def _taken(waiting: list[_T]) -> list[_T]:

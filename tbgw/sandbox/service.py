@@ -43,6 +43,7 @@ from tbgw.sandbox.server import Endpoint, EndpointFactory, OnPublish
 from tbgw.sandbox.store import Store, StoreUnusable, set_aside
 from tbgw.sandbox.switches import Switches
 from tbgw.sandbox.view import SandboxView
+from tbgw.tls import ServerTLS
 
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 60.0
@@ -87,6 +88,7 @@ class Sandbox(Service):
     """
 
     name = "sandbox"
+    _tls_context: Any = None
 
     def __init__(
         self,
@@ -96,6 +98,8 @@ class Sandbox(Service):
         address: str = "127.0.0.1",
         mqtt_port: int = 18830,
         *,
+        tls: ServerTLS | None = None,
+        tls_port: int = 18883,
         events: Events,
         now_ms: Callable[[], int],
         limits: SandboxLimits | None = None,
@@ -106,6 +110,8 @@ class Sandbox(Service):
         self._token_file = token_file
         self._address = address
         self._wanted_port = mqtt_port
+        self._tls = tls
+        self._wanted_tls_port = tls_port
         self._events = events
         self._limits = limits or SandboxLimits()
         self.switches = switches or Switches()
@@ -127,7 +133,9 @@ class Sandbox(Service):
         self._gateway: Device | None = None
         self._store: Store | None = None
         self._listening: IListeningPort | None = None
+        self._listening_tls: IListeningPort | None = None
         self._listen_retry = _Retry(reactor, self._listen)
+        self._listen_tls_retry = _Retry(reactor, self._listen_tls)
         self._open_retry = _Retry(reactor, self._open)
 
     # For the one who builds
@@ -157,11 +165,12 @@ class Sandbox(Service):
     @property
     def port(self) -> int | None:
         """The MQTT port that is really listened on; None when there is none."""
-        if self._listening is None:
-            return None
-        host = self._listening.getHost()
-        assert isinstance(host, IPv4Address | IPv6Address)  # noqa: S101 - what listenTCP listens on
-        return host.port
+        return _port_of(self._listening)
+
+    @property
+    def tls_port(self) -> int | None:
+        """The same of MQTT over TLS."""
+        return _port_of(self._listening_tls)
 
     @property
     def on_publish(self) -> OnPublish | None:
@@ -175,19 +184,31 @@ class Sandbox(Service):
     # Service
 
     def startService(self) -> None:
-        """Begin; returns at once, also when the port is in use. Raises ConfigurationError for the token file."""
+        """
+        Begin; returns at once, also when the port is in use. Raises ConfigurationError for the token file, and for
+        certificate and key.
+        """
         self.ensure_token()
+        if self._tls is not None:
+            from tbgw.sandbox.tls import context_factory
+
+            self._tls_context = context_factory(self._tls)
         super().startService()
         self._open()
         self._listen()
+        if self._tls is not None:
+            self._listen_tls()
 
     def stopService(self) -> Deferred[None]:
         """Store and acknowledge what came, close all connections and the database."""
         super().stopService()
         self._listen_retry.reset()
+        self._listen_tls_retry.reset()
         self._open_retry.reset()
         listening, self._listening = self._listening, None
+        listening_tls, self._listening_tls = self._listening_tls, None
         stopped = maybeDeferred(listening.stopListening if listening is not None else lambda: None)
+        stopped.addCallback(lambda _: listening_tls.stopListening() if listening_tls is not None else None)
         stopped.addCallback(lambda _: self._endpoint.close())
 
         def close_store(_: object) -> None:
@@ -203,19 +224,28 @@ class Sandbox(Service):
         try:
             self._listening = self._reactor.listenTCP(self._wanted_port, self._factory, interface=self._address)
         except CannotListenError as error:
-            why = error.socketError.strerror or str(error.socketError)
-            self._events.emit(
-                SandboxPortTaken(
-                    address=self._address,
-                    port=self._wanted_port,
-                    why=why,
-                    retry_seconds=self._listen_retry.seconds,
-                )
-            )
-            self._listen_retry.again()
+            self._not_listening(error, self._wanted_port, self._listen_retry)
         else:
             self._listen_retry.reset()
-            self._events.emit(SandboxReady(address=self._address, port=self.port or 0))
+            self._events.emit(SandboxReady(address=self._address, port=self.port or 0, how="MQTT"))
+
+    def _listen_tls(self) -> None:
+        try:
+            self._listening_tls = self._reactor.listenSSL(
+                self._wanted_tls_port, self._factory, self._tls_context, interface=self._address
+            )
+        except CannotListenError as error:
+            self._not_listening(error, self._wanted_tls_port, self._listen_tls_retry)
+        else:
+            self._listen_tls_retry.reset()
+            self._events.emit(SandboxReady(address=self._address, port=self.tls_port or 0, how="MQTT over TLS"))
+
+    def _not_listening(self, error: CannotListenError, port: int, retry: _Retry) -> None:
+        why = error.socketError.strerror or str(error.socketError)
+        self._events.emit(
+            SandboxPortTaken(address=self._address, port=port, why=why, retry_seconds=retry.seconds)
+        )
+        retry.again()
 
     def _open(self) -> None:
         try:
@@ -284,6 +314,7 @@ class Sandbox(Service):
             "sandbox": {
                 "listening": self._listening is not None,
                 "port": self.port,
+                "tlsPort": self.tls_port,
                 "storeOpen": self._store is not None,
                 "sessions": self._endpoint.session_count,
                 "devices": 0 if self._platform is None else len(self._platform.devices),
@@ -291,3 +322,11 @@ class Sandbox(Service):
                 "valuesLeftOut": self._events.counters.get("sandbox_values_left_out"),
             }
         }
+
+
+def _port_of(listening: IListeningPort | None) -> int | None:
+    if listening is None:
+        return None
+    host = listening.getHost()
+    assert isinstance(host, IPv4Address | IPv6Address)  # noqa: S101 - what listenTCP and listenSSL listen on
+    return host.port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from twisted.trial import unittest
 
@@ -20,7 +21,7 @@ V = {"key1": "value1", "key2": True, "key3": 3.0, "key4": 4, "key5": {"a": [1]}}
 class LimiterTests(unittest.SynchronousTestCase):
     """One bucket after the other."""
 
-    def limiter(self, messages=None, telemetry=None, points=None):
+    def limiter(self, messages: Any = None, telemetry: Any = None, points: Any = None) -> Limiter:
         return Limiter({"messages": messages, "telemetryMessages": telemetry, "telemetryDataPoints": points}, 0)
 
     def test_refills_continuously(self):
@@ -53,21 +54,22 @@ class LimiterTests(unittest.SynchronousTestCase):
             self.assertRaises(ValueError, self.limiter, text)
 
 
+OWN = {"messages": "20:600", "telemetryMessages": "10:600", "telemetryDataPoints": "40:600"}
+GROUP = {"messages": "100:600", "telemetryMessages": "50:600", "telemetryDataPoints": "200:600"}
+
+
 class SessionLimitTests(OperatedTests):
     """What is announced is enforced."""
-
-    OWN = {"messages": "20:600", "telemetryMessages": "10:600", "telemetryDataPoints": "40:600"}
-    GROUP = {"messages": "100:600", "telemetryMessages": "50:600", "telemetryDataPoints": "200:600"}
 
     def limit(self, **limits):
         self.control.set_limits(limits)
 
     def test_announced(self):
         """The device hears of its own limits, the gateway also of those of its children."""
-        self.limit(rateLimits=self.OWN, gatewayRateLimits=self.GROUP)
+        self.limit(rateLimits=OWN, gatewayRateLimits=GROUP)
         request = {"method": "getSessionLimits", "params": {}}
-        expected = {"maxPayloadSize": 65536, "maxInflightMessages": 100, "rateLimits": self.OWN}
-        both = {**expected, "gatewayRateLimits": self.GROUP}
+        expected: dict[str, Any] = {"maxPayloadSize": 65536, "maxInflightMessages": 100, "rateLimits": OWN}
+        both = {**expected, "gatewayRateLimits": GROUP}
         for token, answer in (("device-token", expected), ("gateway-token", both)):
             client = self.connect(token)
             ack, answered = client.publish("v1/devices/me/rpc/request/1", request)

@@ -114,7 +114,8 @@ class PackageTests(OperatedTests):
         self.control.add_package(make_package("sw", "app", "1.0.1", b"code", tag="app 1", algorithm="MD5"))
         self.control.assign_package("Plain", "sw", "app", "1.0.1")
         shared = {key: entry["value"] for key, entry in self.shown("Plain")["shared"].items()}
-        self.assertEqual((shared["sw_title"], shared["sw_tag"], shared["sw_checksum_algorithm"]), ("app", "app 1", "MD5"))
+        told = [shared[f"sw_{key}"] for key in ("title", "tag", "checksum_algorithm")]
+        self.assertEqual(told, ["app", "app 1", "MD5"])
         device = self.connect("device-token")
         _, chunk = device.publish("v2/sw/request/1/chunk/0", "100")
         self.assertEqual((chunk.topic, chunk.payload), ("v2/sw/response/1/chunk/0", b"code"))
