@@ -177,6 +177,7 @@ class Gateway(Service):
             return None, None
         from tbgw.sandbox.platform import SandboxLimits
         from tbgw.sandbox.service import Sandbox
+        from tbgw.tls import ServerTLS
         from tbgw.web.site import WebSite
 
         sandbox = Sandbox(
@@ -187,6 +188,10 @@ class Gateway(Service):
             mqtt_port=section.mqtt_port,
             events=self.events,
             now_ms=self._now_ms,
+            tls=ServerTLS(section.certificate, section.private_key)
+            if section.certificate is not None and section.private_key is not None
+            else None,
+            tls_port=section.tls_port,
             limits=SandboxLimits(
                 max_devices=section.max_devices,
                 points_per_series=section.history_per_key,
