@@ -2,8 +2,8 @@
 """The checksums of ThingsBoard's packages, piece by piece, as the hex text that ThingsBoard shows. Pure.
 
 ThingsBoard computes them with Guava, whose CRC32 and MurmurHash3 texts are their bytes from the lowest to the highest
-(spec thingsboard-mqtt, 5.3). The two MurmurHashes are written here, since the standard library has none: they do 9 and 18
-MiB/s where SHA256, ThingsBoard's default, does more than 1000.
+(spec thingsboard-mqtt, 5.3). The two MurmurHashes are written here, since the standard library has none: they do 9 and
+18 MiB/s where SHA256, ThingsBoard's default, does more than 1000.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,8 +32,8 @@ class _Watcher(ProcessProtocol):
         self._timeout_seconds = timeout_seconds
         self._timer: IDelayedCall | None = None
         self._overdue = False
-        self._pieces: deque[bytes] = deque()
-        self._bytes = 0
+        self._said: dict[int, bytes] = {}
+        """The end of what it wrote, by descriptor."""
         self.outcome: Deferred[str] = Deferred(lambda _: self._signal(signal.SIGTERM))
 
     def connectionMade(self) -> None:
@@ -43,11 +42,7 @@ class _Watcher(ProcessProtocol):
         self._timer = self._reactor.callLater(self._timeout_seconds, self._too_long)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        data = data[-MAX_OUTPUT_BYTES:]
-        self._pieces.append(data)
-        self._bytes += len(data)
-        while self._bytes - len(self._pieces[0]) >= MAX_OUTPUT_BYTES:
-            self._bytes -= len(self._pieces.popleft())
+        self._said[childFD] = (self._said.get(childFD, b"") + data)[-MAX_OUTPUT_BYTES:]
 
     def processEnded(self, reason: Failure) -> None:
         if self._timer is not None and self._timer.active():
@@ -66,7 +61,8 @@ class _Watcher(ProcessProtocol):
         how = "it failed"
         if isinstance(error, ProcessTerminated):
             how = f"signal {error.signal}" if error.signal is not None else f"exit status {error.exitCode}"
-        lines = b"".join(self._pieces).decode("utf-8", "replace").strip().splitlines()
+        words = self._said.get(2, b"").strip() or self._said.get(1, b"").strip()  # what is on stderr is the reason
+        lines = words.decode("utf-8", "replace").splitlines()
         return f"{how}: {lines[-1].strip()[:200]}" if lines else how
 
     def _too_long(self) -> None:
