@@ -74,7 +74,7 @@ class Parts:
     reboot: Callable[[str], None]
     running: Callable[[], bool]
     """Whether connectors are to run."""
-    remove_credentials: Callable[[], bool]
+    remove_credentials: Callable[[], Deferred[bool]]
     """Forget provisioned credentials; False when there are none."""
 
 

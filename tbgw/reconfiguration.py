@@ -110,15 +110,20 @@ def difference(old: GatewayConfig, new: GatewayConfig) -> Difference:
         (entry.name, entry.log_level, entry.remote_logging) for entry in new.connectors
     ]
     others = changed - LINK_FIELDS - LIVE_FIELDS
+    provisioned = old.thingsboard.provisioning is not None
+    link = bool(changed & LINK_FIELDS)
     return Difference(
         gone=tuple(name for name in before if name not in after or not is_same(name)),
         begun=tuple(entry for name, entry in after.items() if name not in before or not is_same(name)),
-        link=bool(changed & LINK_FIELDS),
+        link=link,
         live=bool(changed & LIVE_FIELDS)
         or logging
         or old.device_filter != new.device_filter
         or old.statistics_commands != new.statistics_commands,
-        restart=bool(others) or lacks_tls or (old.storage, old.sandbox) != (new.storage, new.sandbox),
+        restart=bool(others)
+        or lacks_tls
+        or (link and provisioned)
+        or (old.storage, old.sandbox) != (new.storage, new.sandbox),
     )
 
 

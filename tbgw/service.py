@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -35,6 +35,7 @@ from tbgw.connectors.parsers import PARSERS
 from tbgw.errors import StoreError, StoreFull
 from tbgw.interfaces import IStatusSource
 from tbgw.internal_events import Events
+from tbgw.link import Link
 from tbgw.management import Management, Parts
 from tbgw.metrics import Counters
 from tbgw.model import Device, SessionLimits
@@ -58,8 +59,6 @@ STOP_SECONDS = 5.0
 DRAIN_SECONDS = 1.5
 """Part of it in which PUBACKs of what is in flight are waited for: each that comes saves a duplicate after the
 restart."""
-
-_MQTT_VERSIONS: Mapping[str, Literal[4, 5] | None] = {"auto": None, "5": 5, "3.1.1": 4}
 
 
 def load(config_dir: Path, data_dir: Path, environ: Mapping[str, str]) -> GatewayConfig:
@@ -85,8 +84,12 @@ class Gateway(Service):
         self.registry = DeviceRegistry(config.data_dir / "connected_devices.json")
         self._renaming = Renaming(config.data_dir / "renamed_devices.json")
         self.spool = self._build_spool()
-        self.uplink = self._build_uplink()
         section = config.thingsboard
+        maker = self._link_maker()
+        self.uplink = maker.uplink()
+        self.enrolment = maker.enrolment(
+            self.uplink, config.data_dir, config.config_dir, self.spool.run_in_store_thread
+        )
         self.own_device = OwnDevice(
             self.uplink.publish, self.events, reactor, self._now_ms, section.max_payload_bytes, self._own_budget
         )
@@ -113,10 +116,13 @@ class Gateway(Service):
             message_received=self.downlink.message_received,
             renaming=self._renaming,
         )
+        self.updates = maker.updates(
+            self.own_device, self.uplink.publish, config.data_dir / "packages", self.spool.run_in_store_thread
+        )
         # Who speaks of devices or asks about them knows of a session before anything of it is sent up.
         self.link = FanOut(
-            [self.downlink, self.own_device, self.forwarder],
-            [self.own_device.message_received],
+            [self.downlink, *self.updates, self.own_device, self.forwarder],
+            [self.own_device.message_received, *[update.message_received for update in self.updates]],
             self.forwarder.message_received,
         )
         self.uplink.set_listener(self.link)
@@ -149,6 +155,7 @@ class Gateway(Service):
         }
         self.downlink.set_connectors(self.connectors)
         self.management = self._build_management()
+        self._certificate = self._build_certificate_watch()
         self._importer = self._build_importer()
         self._listening = self._ending = self._begins_anew = False
         self._opened: Deferred[None] | None = None
@@ -181,6 +188,7 @@ class Gateway(Service):
             return None, None
         from tbgw.sandbox.platform import SandboxLimits
         from tbgw.sandbox.service import Sandbox
+        from tbgw.tls import ServerTLS
         from tbgw.web.site import WebSite
 
         sandbox = Sandbox(
@@ -191,6 +199,10 @@ class Gateway(Service):
             mqtt_port=section.mqtt_port,
             events=self.events,
             now_ms=self._now_ms,
+            tls=ServerTLS(section.certificate, section.private_key)
+            if section.certificate is not None and section.private_key is not None
+            else None,
+            tls_port=section.tls_port,
             limits=SandboxLimits(
                 max_devices=section.max_devices,
                 points_per_series=section.history_per_key,
@@ -261,12 +273,12 @@ class Gateway(Service):
                 status=self.status,
                 build_connector=self.build_connector,
                 hold=self._hold,
-                relink=lambda: self.uplink.redirect(*self._link_target()),
+                relink=self._relink,
                 examine=self._examine,
                 restart=self.restart,
                 reboot=lambda why: self.restart(why, process.restart_machine),
                 running=lambda: self._listening,
-                remove_credentials=lambda: False,
+                remove_credentials=self._remove_credentials,
             ),
         )
 
@@ -274,6 +286,17 @@ class Gateway(Service):
         """Another configuration holds, for what is made from now on."""
         self._config = config
         self._surroundings = replace(self._surroundings, report=config.report)
+
+    def _link_maker(self) -> Link:
+        token = self._sandbox.ensure_token if self._sandbox is not None else None
+        return Link(self._config.thingsboard, self._reactor, self.events, token)
+
+    def _relink(self) -> None:
+        maker = self._link_maker()
+        self.uplink.redirect(maker.endpoint(), maker.where, maker.credentials())
+
+    def _remove_credentials(self) -> Deferred[bool]:
+        return succeed(False) if self.enrolment is self.uplink else self.enrolment.forget()
 
     def _examine(self, instead: Mapping[str, bytes]) -> Examined:
         folder = self._config.config_dir
@@ -307,71 +330,29 @@ class Gateway(Service):
             written = self.spool.run_in_store_thread(lambda: self.registry.write(content))
             written.addErrback(lambda failure: setattr(self.registry, "dirty", True))
 
-    def _build_uplink(self) -> Any:
-        from tbgw.mqtt.versions import VersionChoice
-        from tbgw.uplink.client import Uplink
-
+    def _build_certificate_watch(self) -> Any:
+        """Looks when our own certificate ends, where there is one or may come one."""
         section = self._config.thingsboard
-        return Uplink(
-            *self._link_target(),
+        provisioned = section.provisioning is not None
+        if section.security.cert is None and not (provisioned and section.security.tls):
+            return None
+        from tbgw.link import utc_now
+        from tbgw.uplink.expiry import CertificateWatch
+
+        def certificate() -> Path | None:
+            login = self.enrolment.login if provisioned else None
+            return login.certificate if login is not None else section.security.cert
+
+        return CertificateWatch(
+            certificate,
+            self.own_device,
             clock=self._reactor,
             events=self.events,
-            jitter=_jitter,
-            keep_alive_seconds=section.keep_alive_seconds,
-            versions=VersionChoice(_MQTT_VERSIONS[section.mqtt_version]),
+            now=utc_now,
+            period_seconds=section.security.certificate_check_seconds,
+            days_left=section.security.certificate_days_left,
+            **({"renew": self.enrolment.renew} if provisioned else {}),
         )
-
-    def _link_target(self) -> tuple[Any, str, Any]:
-        """(endpoint, name for log lines, credentials) of the configuration that holds."""
-        from twisted.internet.endpoints import wrapClientTLS
-
-        from tbgw.tls import ClientTLS, client_creator
-        from tbgw.uplink.client import Credentials
-        from tbgw.uplink.internal_events import ServerUnverified
-
-        section = self._config.thingsboard
-        security = section.security
-        if section.proxy_host is not None:
-            from tbgw.mqtt.proxy import HTTPConnectEndpoint
-
-            proxy = self._dialling(section.proxy_host, section.proxy_port)
-            endpoint: Any = HTTPConnectEndpoint(proxy, section.host, section.port, clock=self._reactor)
-        else:
-            endpoint = self._dialling(section.host, section.port)
-        where = f"{section.host}:{section.port}"
-        if security.tls:
-            tls = ClientTLS(
-                section.host,
-                ca_cert=security.ca_cert,
-                certificate=security.cert,
-                private_key=security.private_key,
-                accept_any_server=security.accept_any_server,
-            )
-            endpoint = wrapClientTLS(client_creator(tls), endpoint)
-            where += " (TLS)"
-            if security.accept_any_server:
-                self.events.emit(ServerUnverified())
-        password = None
-        if security.access_token is not None:
-            username: str | None = security.access_token.reveal()
-        elif security.access_token_file is not None and self._sandbox is not None:
-            username = self._sandbox.ensure_token()  # the sandbox's own file, which did not exist at the check
-        else:
-            username = security.username
-            password = security.password.reveal().encode() if security.password is not None else None
-        return endpoint, where, Credentials(security.client_id or "", username, password)
-
-    def _dialling(self, host: str, port: int) -> Any:
-        """A TCP endpoint. An address needs no resolver, and so none of the threads that one costs."""
-        from twisted.internet.abstract import isIPAddress, isIPv6Address
-        from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
-
-        if isIPAddress(host):
-            return TCP4ClientEndpoint(self._reactor, host, port)
-        if isIPv6Address(host):
-            return TCP6ClientEndpoint(self._reactor, host, port)
-        self._reactor.suggestThreadPoolSize(1)  # for the system's resolver, the only one who uses that pool
-        return HostnameEndpoint(self._reactor, host.encode("idna"), port)
 
     def build_connector(self, entry: ConnectorEntry) -> Any:
         """The connector of an entry, which then has to be started; None, with a word in the log, when there is none."""
@@ -419,7 +400,8 @@ class Gateway(Service):
             self.events.emit(RegistryFault(fault=fault))
         self.forwarder.start()
         self.management.start()
-        for part in (self._sandbox, self._site, self.uplink):
+        parts = (self._sandbox, self._site, *self.updates, self.enrolment, self._certificate)
+        for part in parts:
             if part is not None:
                 IService(part).startService()
         if self._importer is None:
@@ -494,7 +476,8 @@ class Gateway(Service):
             if self.uplink.connected and not self.forwarder.idle:
                 await self._drained()
             self.management.stop()
-            await self._step("uplink", self.uplink.stopService)
+            parts = (self._certificate, *self.updates, self.enrolment)
+            await self._step("uplink", *[part.stopService for part in parts if part is not None])
             await self._step("store", self.spool.close)
             await self._step("sandbox", *[part.stopService for part in (self._site, self._sandbox) if part is not None])
         give_up.cancel()
@@ -556,7 +539,3 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _jitter() -> float:
-    import random
-
-    return random.random()  # noqa: S311 - spreads reconnections, guards nothing

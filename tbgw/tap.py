@@ -65,6 +65,7 @@ class Options(usage.Options):
 def makeService(options: Options) -> IService:
     """The gateway of these options. Called by twistd once its own options, such as the reactor, are settled."""
     wants_tls = [getattr(entry.config, "needs_tls", False) for entry in options.config.connectors]
+    wants_tls.append(options.config.sandbox.enabled and options.config.sandbox.certificate is not None)
     if not options.config.thingsboard.security.tls and not any(wants_tls):
         leave_out_tls()
     from twisted.internet import reactor

@@ -41,9 +41,10 @@ ALLOWED: dict[str, frozenset[str]] = {
     "configfolder": PURE | {"files"},
     "reconfiguration": LOW | {"config", "configfolder", "uplink"},
     "management": LOW | ROOMS | {"config", "configfolder", "reconfiguration"},
-    "service": LOW | ROOMS | {"config", "logs", "configfolder", "management", "process"},
-    "tap": LOW | ROOMS | {"config", "configfolder", "logs", "service"},
-    "cli": LOW | ROOMS | {"config", "logs", "service", "tap"},
+    "link": LOW | {"config", "uplink"},
+    "service": LOW | ROOMS | {"config", "link", "logs", "configfolder", "management", "process"},
+    "tap": LOW | ROOMS | {"config", "configfolder", "link", "logs", "service"},
+    "cli": LOW | ROOMS | {"config", "link", "logs", "service", "tap"},
 }
 """What each top-level part of tbgw may import, besides itself."""
 

@@ -76,8 +76,8 @@ class Actions:
     """A device has a new name; fires when that cannot be forgotten any more."""
     deleted: Callable[[str], Deferred[None]]
     """A device was deleted."""
-    remove_credentials: Callable[[], bool]
-    """Forget provisioned credentials; False when there are none. Raises OSError."""
+    remove_credentials: Callable[[], Deferred[bool]]
+    """Forget provisioned credentials; False when there are none. Fails with OSError."""
 
 
 class GatewayCommands:
@@ -178,9 +178,12 @@ class GatewayCommands:
         if not self.follow_renaming:
             raise CommandFailed("thingsboard.handleDeviceRenaming is off", 403)
 
-    def _remove_credentials(self, params: Value) -> Value:
+    def _remove_credentials(self, params: Value) -> Deferred[Value]:
+        return Deferred.fromCoroutine(self._remove())
+
+    async def _remove(self) -> Value:
         try:
-            removed = self._actions.remove_credentials()
+            removed = await self._actions.remove_credentials()
         except OSError as error:
             raise CommandFailed(f"the credentials cannot be removed: {error.strerror or error}", 500) from None
         if not removed:

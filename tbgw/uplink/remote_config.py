@@ -62,6 +62,8 @@ _ENVELOPE = ("id", "configVersion", "mode", "logLevel", "enableRemoteLogging", "
 _LOCAL = (
     ("remoteMethods",),
     ("publishSecrets",),
+    ("firmware", "command"),
+    ("software", "command"),
     ("statistics", "commands"),
     ("statistics", "configuration"),
     ("statistics", "enableCustom"),
