@@ -118,7 +118,7 @@ class DeviceApiTests(ApiTests):
     def test_attribute_request(self):
         """Asked for by comma strings; neither asks for all; scopes without a found key are left out."""
         self.publish("v2/a", {"a": 1, "b": {"c": 2}})
-        self.platform.devices["Gateway"].shared["s"] = "x"
+        self.platform.devices["Gateway"].shared["s"] = (1, "x")
         for asked, expected in (
             ({"clientKeys": "a,zz"}, {"client": {"a": 1}}),
             ({"clientKeys": "a,b", "sharedKeys": "s"}, {"client": {"a": 1, "b": {"c": 2}}, "shared": {"s": "x"}}),
@@ -162,7 +162,7 @@ class DeviceApiTests(ApiTests):
     def test_client_rpc(self):
         """Other calls are acknowledged; a number that is none and a missing method are faults."""
         stem = "v1/devices/me/rpc/request/"
-        self.assertEqual(self.publish(stem + "1", {"method": "getTime", "params": {}})[:2], (Verdict.ACCEPTED, None))
+        self.assertEqual(self.publish(stem + "1", {"method": "open", "params": {}})[:2], (Verdict.ACCEPTED, None))
         self.assertIs(self.verdict(stem + "x", {"method": "getTime"}), Verdict.FAULT)
         self.assertIs(self.verdict(stem + "1", {"params": {}}), Verdict.FAULT)
         self.assertIs(self.verdict(stem + "1", "nonsense"), Verdict.BAD_PAYLOAD)
@@ -306,7 +306,7 @@ class GatewayApiTests(ApiTests):
     def test_attribute_requests(self):
         """The answer has `value` for one name, `values` for more, and neither when nothing is there."""
         self.publish("v1/gateway/attributes", {"A": {"a": 1, "b": {"c": 2}}})
-        self.platform.devices["A"].shared["s"] = "x"
+        self.platform.devices["A"].shared["s"] = (1, "x")
         both = {"values": {"a": 1, "b": {"c": 2}}}
         for asked, expected in (
             ({"client": True, "key": "a"}, {"value": 1}),
