@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tbgw.cli import check, spool
+from tbgw.cli import check, sandbox, spool
 from tbgw.version import VERSION
 
-COMMANDS = {"check": check, "spool": spool}
+COMMANDS = {"check": check, "spool": spool, "sandbox": sandbox}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

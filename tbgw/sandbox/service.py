@@ -27,6 +27,7 @@ from tbgw.interfaces import IStatusSource
 from tbgw.internal_events import Events
 from tbgw.sandbox import credentials as book
 from tbgw.sandbox import token as tokens
+from tbgw.sandbox.commands import Commands
 from tbgw.sandbox.control import Control
 from tbgw.sandbox.credentials import Credentials
 from tbgw.sandbox.devices import Device
@@ -126,6 +127,7 @@ class Sandbox(Service):
             self._store_failed,
         )
         self.control = Control(lambda: self._platform, self._endpoint, self.switches, now_ms, self._credentials_set)
+        self.commands = Commands(self.control)
         self._factory = EndpointFactory(self._endpoint)
         self._token: str | None = None
         self._others: list[tuple[str, str, bool]] = []
