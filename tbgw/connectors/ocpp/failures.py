@@ -35,7 +35,7 @@ from tbgw.ocpp.errors import (
 
 def failed(kind: str, message: str, **more: Any) -> CommandFailed:
     """The error of a command, with its name."""
-    return CommandFailed(f"{kind}: {message}", {"type": kind, "message": message, **more})
+    return CommandFailed(f"{kind}: {message}", answer={"type": kind, "message": message, **more})
 
 
 def bad_parameters(message: str) -> CommandFailed:
