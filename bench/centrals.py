@@ -80,7 +80,7 @@ def ocpp(port: int) -> None:
 
     logging.getLogger("ocpp").setLevel(logging.WARNING)
 
-    class Station(ChargePoint):  # type: ignore[misc] # it has no types
+    class Station(ChargePoint):
         @on("MeterValues")  # type: ignore[untyped-decorator] # it has no types
         def meter_values(self, **_: Any) -> Any:
             return call_result.MeterValues()
