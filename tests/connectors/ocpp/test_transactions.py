@@ -96,7 +96,8 @@ class SessionTests(SynchronousTestCase):
 
     def test_found_by_anything(self):
         """Ids of any type may be asked for."""
-        for wanted in (None, True, [], {}, "x", 1.5, 7):
+        anything: tuple[Any, ...] = (None, True, [], {}, "x", 1.5, 7)
+        for wanted in anything:
             self.assertIsNone(self.sessions.find(wanted))
 
     def test_event_of_evse_0(self):
