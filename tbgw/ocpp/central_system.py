@@ -121,7 +121,7 @@ class CentralSystemFactory(ServerFactory):
 
     def warm(self, version: Version) -> None:
         """Compile the common schemas of a version that somebody speaks, a little at a time."""
-        if version in self._warmed:
+        if version in self._warmed or not self.options.warm_schemas:
             return
         self._warmed.add(version)
         names = schemas.warm(version)

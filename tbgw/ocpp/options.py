@@ -55,5 +55,7 @@ class CentralSystemOptions:
 
     compression: bool = True
     """Accept permessage-deflate from stations that speak 2.x, for which it is mandatory."""
+    warm_schemas: bool = True
+    """Compile the common messages of a version when its first station is there, a little at a time."""
     trusted_proxies: Sequence[Network] = ()
     """Whose X-Forwarded-For and X-Forwarded-Proto are believed."""

@@ -128,6 +128,7 @@ _KEPT = frozenset(
         "_station",
         "slot",
         "_held",
+        "_is_registered",
     }
 )
 """What an open connection still needs of what the handshake has left on it; the rest falls back to the class."""
@@ -163,7 +164,8 @@ class StationProtocol(WebSocketServerProtocol):
     wasOpenHandshakeTimeout = wasCloseHandshakeTimeout = wasServingFlashSocketPolicyFile = False
     wasNotCleanReason: Any = None
     localCloseCode = localCloseReason = remoteCloseCode = remoteCloseReason = None
-    openHandshakeTimeoutCall = closeHandshakeTimeoutCall = None
+    openHandshakeTimeoutCall: Any = None
+    closeHandshakeTimeoutCall: Any = None
     trackedTimings: Any = None
     autoPingTimeoutCall = autoPingPending = autoPingPendingCall = autoPingPendingSent = None
     autoPingPendingSeq = 0
@@ -185,6 +187,7 @@ class StationProtocol(WebSocketServerProtocol):
     _peer: tuple[str, int] = ("", 0)
     _is_admitting = False
     _is_opening = False
+    _is_registered = False
     _held = 0
     _unsent = 0
     _fragments = 0
@@ -358,7 +361,7 @@ class StationProtocol(WebSocketServerProtocol):
         )
         if self.options.ping_interval_seconds:
             factory.wheel.add(self, now + self.options.ping_interval_seconds)
-        self.transport.registerProducer(self, True)
+        self.registerProducer(self, True)
         self._slim()
         factory.warm(self._session.version)
         if factory.is_paused:
@@ -631,6 +634,17 @@ class StationProtocol(WebSocketServerProtocol):
         """The transport's buffer is empty again."""
         self._release(_NOT_READING)
 
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """Let the transport tell when the station does not read."""
+        self._is_registered = True
+        self.transport.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """Autobahn does this before it closes, whether there is one or not."""
+        if self._is_registered:
+            self._is_registered = False
+            self.transport.unregisterProducer()
+
     def stopProducing(self) -> None:
         """The transport is gone; `connectionLost` follows."""
 
@@ -682,6 +696,9 @@ class StationProtocol(WebSocketServerProtocol):
         """The socket is gone, for whatever reason."""
         self._opened()
         self._connectionLost(cast(Any, reason))
+        if self.closeHandshakeTimeoutCall is not None:  # Autobahn forgets this one
+            self.closeHandshakeTimeoutCall.cancel()
+            self.closeHandshakeTimeoutCall = None
         self._finish(StationGone("the connection ended"), self._ending(reason))
         self.factory.lost(self)
 

@@ -60,8 +60,7 @@ class Replays(Generic[T]):
 
     def answer_to(self, mark: int, now: float) -> str | None:
         """The payload that answered the Call, as text."""
-        if self._since:
-            self._age(now)
+        self._age(now)
         answer = self._young.get(mark) if self._young else None
         return answer if answer is not None or not self._old else self._old.get(mark)
 
@@ -91,11 +90,12 @@ class Replays(Generic[T]):
     def forget(self) -> None:
         """The station has booted: its ids mean something new. What is being answered stays."""
         self._young = self._old = None
-        self._since = 0.0
 
     def _age(self, now: float) -> None:
+        if self._young is None:
+            return
         age = now - self._since
-        if age < GENERATION_SECONDS or not self._since:
+        if age < GENERATION_SECONDS:
             return
         if age >= 2 * GENERATION_SECONDS or not self._young:
             self.forget()

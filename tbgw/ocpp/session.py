@@ -145,7 +145,7 @@ class Ignored(NamedTuple):
 
     what: str
     kind: str
-    """One of: bad_message, refused, duplicate, late_result, unknown_result, result_error."""
+    """One of: bad_message, payload_invalid, duplicate, late_result, unknown_result, result_error."""
     is_last_straw: bool = False
     """So many bad messages came that the connection must be closed (1008)."""
 
@@ -208,7 +208,7 @@ class Session:
         if type(message) is Send:
             fault = self._inbound_fault(message.action, message.payload)
             if fault is not None and strict:
-                return Ignored(fault.text, "refused")
+                return Ignored(fault.text, "payload_invalid")
             return SendArrived(message.action, message.payload, fault)
         if type(message) is Error:
             failure = CallErrorReceived(message.code, message.description, message.details)
@@ -241,7 +241,7 @@ class Session:
         self._inbound.append(call)
         if fault is not None and self._options.validation is Validation.STRICT:
             self._reply(call, messages.error_text(self.version, call.id, fault.code, fault.text))
-            return Ignored(fault.text, "refused")
+            return Ignored(fault.text, "payload_invalid")
         self._replays.begin(mark, call)
         return CallArrived(call, message.payload, fault)
 
