@@ -13,7 +13,8 @@ What holds:
 * Within the braces stands a path: `a.b`, `a[0].b`, `[*]`, `[1:3]`, `['x y']`, `..`, with or without `$.` in front. A
   key of the outermost object that is spelt like the whole path comes first (`${deep.key}`, `${name with space}`). A
   segment with blanks or other signs needs no quotes (`${nest.c d.e}`).
-* Of several values a single one is given as it is, more as a list.
+* Of several values a single one is given as it is, more as a list; or the first one alone, if `first` is asked for.
+* With `spellings`, a key may stand in the message under other names too: the first of them that is there counts.
 * No message can make an expression fail: what does not fit is `MISSING`.
 
 jsonpath-rw is the grammar only: it is asked once for each expression (3 to 8 ms). Its own evaluation takes 3 us for
@@ -58,6 +59,14 @@ _as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 Evaluate = Callable[[Any], Any]
 """A message's JSON to a value, or `MISSING`. Never raises."""
 
+Spellings = Callable[[str], tuple[str, ...]]
+"""A key as an expression has it to all keys of a message that it may mean, the likeliest first."""
+
+
+def _as_written(name: str) -> tuple[str, ...]:
+    return (name,)
+
+
 _Walk = Callable[[list[Any]], list[Any]]
 _TAG = re.compile(r"\$\{([^}]*)\}")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
@@ -69,9 +78,11 @@ class ExpressionError(GatewayError):
     """An expression that cannot be understood; the text says which and why."""
 
 
-def compile_template(template: str) -> Evaluate:
+def compile_template(template: str, spellings: Spellings = _as_written, first: bool = False) -> Evaluate:
     """See the module. Raises ExpressionError."""
-    parts = _split(template)
+    parts = [
+        compile_path(text, spellings, first) if is_tag else text for is_tag, text in split_template(template)
+    ]
     if len(parts) == 1 and not isinstance(parts[0], str):
         return parts[0]
     if all(isinstance(part, str) for part in parts):
@@ -119,38 +130,34 @@ def split_template(template: str) -> list[tuple[bool, str]]:
     return parts
 
 
-def _split(template: str) -> list[str | Evaluate]:
-    return [compile_path(text) if is_tag else text for is_tag, text in split_template(template)]
-
-
 def text_of(value: Value) -> str:
     """A value within a text: a text as it is, everything else as JSON."""
     return value if isinstance(value, str) else _as_json(value)
 
 
-def compile_path(path: str) -> Evaluate:
+def compile_path(path: str, spellings: Spellings = _as_written, first: bool = False) -> Evaluate:
     """What stands between `${` and `}`. Raises ExpressionError."""
     path = path.strip()
     if len(path) > MAX_EXPRESSION_CHARACTERS:
         raise ExpressionError(f"an expression has at most {MAX_EXPRESSION_CHARACTERS} characters")
     if _PLAIN.fullmatch(path):
-        return _plain(path, tuple(path.split(".")))
-    walk = _parse(path)
+        return _plain(path, [spellings(key) for key in path.split(".")])
+    walk = _parse(path, spellings)
 
     def evaluate(message: Any) -> Any:
         if isinstance(message, dict) and path in message:
             return message[path]
         found = walk([message])
-        if len(found) == 1:
+        if len(found) == 1 or (first and found):
             return found[0]
         return found if found else MISSING
 
     return evaluate
 
 
-def _plain(path: str, keys: tuple[str, ...]) -> Evaluate:
+def _plain(path: str, keys: list[tuple[str, ...]]) -> Evaluate:
     """`a` and `a.b.c`, by far the most frequent."""
-    if len(keys) == 1:
+    if len(keys) == 1 and len(keys[0]) == 1:
         return lambda message: message.get(path, MISSING) if isinstance(message, dict) else MISSING
 
     def evaluate(message: Any) -> Any:
@@ -159,22 +166,27 @@ def _plain(path: str, keys: tuple[str, ...]) -> Evaluate:
         if path in message:
             return message[path]
         value: Any = message
-        for key in keys:
-            if not isinstance(value, dict) or key not in value:
+        for names in keys:
+            if not isinstance(value, dict):
                 return MISSING
-            value = value[key]
+            for name in names:
+                if name in value:
+                    value = value[name]
+                    break
+            else:
+                return MISSING
         return value
 
     return evaluate
 
 
-def _parse(path: str) -> _Walk:
+def _parse(path: str, spellings: Spellings) -> _Walk:
     from jsonpath_rw import parse
     from jsonpath_rw.lexer import JsonPathLexerError
 
     prepared = _prepared(path)
     try:
-        return _walk(parse(prepared))
+        return _walk(parse(prepared), spellings)
     except ExpressionError:
         raise
     except JsonPathLexerError as error:
@@ -203,14 +215,14 @@ def _prepared(path: str) -> str:
     return made
 
 
-def _walk(node: Any) -> _Walk:
+def _walk(node: Any, spellings: Spellings) -> _Walk:
     """The closure for one node of jsonpath-rw's tree: all present values to all next ones."""
     from jsonpath_rw import jsonpath
 
     if isinstance(node, (jsonpath.Root, jsonpath.This)):
         return lambda values: values
     if isinstance(node, jsonpath.Child):
-        left, right = _walk(node.left), _walk(node.right)
+        left, right = _walk(node.left, spellings), _walk(node.right, spellings)
         return lambda values: right(left(values))
     if isinstance(node, jsonpath.Fields):
         names = tuple(node.fields)
@@ -218,6 +230,15 @@ def _walk(node: Any) -> _Walk:
             return lambda values: [
                 inner for value in values if isinstance(value, dict) for inner in value.values()
             ][:MAX_MATCHES]
+        choices = [spellings(name) for name in names]
+        if any(len(choice) > 1 for choice in choices):
+            return lambda values: [
+                value[name]
+                for value in values
+                if isinstance(value, dict)
+                for choice in choices
+                if (name := next((one for one in choice if one in value), None)) is not None
+            ]
         return lambda values: [
             value[name] for value in values if isinstance(value, dict) for name in names if name in value
         ]
@@ -232,7 +253,7 @@ def _walk(node: Any) -> _Walk:
             :MAX_MATCHES
         ]
     if isinstance(node, jsonpath.Descendants):
-        left, right = _walk(node.left), _walk(node.right)
+        left, right = _walk(node.left, spellings), _walk(node.right, spellings)
         return lambda values: _descend(left(values), right)
     if hasattr(node, "find"):
         return lambda values: _library_find(node, values)
