@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from tbgw.cli import check, sandbox, spool
+from tbgw.cli import hash as hash_
 from tbgw.version import VERSION
 
-COMMANDS = {"check": check, "spool": spool, "sandbox": sandbox}
+COMMANDS = {"check": check, "hash": hash_, "sandbox": sandbox, "spool": spool}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

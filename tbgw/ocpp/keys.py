@@ -8,7 +8,6 @@ table for each object in each schema, that knows both spellings of each key that
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Any
 
 from tbgw.ocpp.versions import Version
@@ -21,11 +20,27 @@ OPAQUE = frozenset({"customData", "data"})
 or holds one-letter keys only."""
 
 
-@lru_cache(maxsize=4096)  # twice and more of what all versions have; a stranger's keys push each other out
+MAX_NAMES = 4096
+"""Spellings that are remembered: five times what all versions have, so only a stranger's own keys ever fill it."""
+
+
+class _Names(dict[str, str]):
+    """A key in snake case, worked out when it is first seen."""
+
+    def __missing__(self, key: str) -> str:
+        if len(self) >= MAX_NAMES:
+            self.clear()
+        self[key] = name = snake_key(key)
+        return name
+
+
 def snake_key(key: str) -> str:
     """One key, by the rule of the package `ocpp`."""
     key = key.replace("ocppCSMSURL", "ocpp_csms_url").replace("V2X", "_v2x").replace("V2G", "_v2g")
     return _before_capital.sub(r"\1_\2", _before_word.sub(r"\1_\2", key)).lower()
+
+
+_names = _Names()
 
 
 def snake(version: Version, payload: dict[str, Any]) -> dict[str, Any]:
@@ -33,23 +48,27 @@ def snake(version: Version, payload: dict[str, Any]) -> dict[str, Any]:
     A payload from the wire with its keys in snake case, values as they are; the same rule for all versions. What is in
     `DataTransfer.data` and in `customData` stays as it is.
     """
-    return {
-        snake_key(key): (
-            value
-            if key in OPAQUE
-            else snake(version, value)
-            if type(value) is dict
-            else _snake_list(version, value)
-            if type(value) is list
-            else value
-        )
-        for key, value in payload.items()
-    }
+    return _snake_object(payload)
 
 
-def _snake_list(version: Version, values: list[Any]) -> list[Any]:
+def _snake_object(payload: dict[str, Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for key, value in payload.items():
+        kind = type(value)
+        if kind is list and key not in OPAQUE:
+            value = [
+                _snake_object(item) if type(item) is dict else _snake_list(item) if type(item) is list else item
+                for item in value
+            ]
+        elif kind is dict and key not in OPAQUE:
+            value = _snake_object(value)
+        named[_names[key]] = value
+    return named
+
+
+def _snake_list(values: list[Any]) -> list[Any]:
     return [
-        snake(version, value) if type(value) is dict else _snake_list(version, value) if type(value) is list else value
+        _snake_object(value) if type(value) is dict else _snake_list(value) if type(value) is list else value
         for value in values
     ]
 
@@ -66,14 +85,14 @@ def wire_names(schema: dict[str, Any]) -> dict[str, Any]:
         if reference is not None:
             name = reference.rpartition("/")[2]
             if name not in definitions:
-                names = definitions[name] = {}  # known before it is filled, should a definition contain itself
-                names.update(of(schema["definitions"][name]) or {})
+                found = definitions[name] = {}  # known before it is filled, should a definition contain itself
+                found.update(of(schema["definitions"][name]) or {})
             return definitions[name]
         if "items" in node:
             return of(node["items"])
         if "properties" not in node:
             return None
-        names = {}
+        names: dict[str, Any] = {}
         for key, below in node["properties"].items():
             entry = (key, None if key in OPAQUE else of(below))
             names.setdefault(snake_key(key), entry)

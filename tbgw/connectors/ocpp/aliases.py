@@ -418,6 +418,8 @@ _MADE_UP = {
             "SignedUpdateFirmware",
             "UpdateFirmware",
             "PublishFirmware",
+            "RequestBatterySwap",
+            "GetDERControl",
         ),
         "requestId",
     ),

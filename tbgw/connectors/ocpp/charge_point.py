@@ -74,6 +74,7 @@ class KnownStation:
         if self.entry is None or self.station is None:
             return {}
         station = self.station
-        match = self.entry.charge_point.id_pattern.match(station.path)
-        groups = match.groupdict().items() if match else ()
+        pattern = self.entry.charge_point.id_pattern
+        match = pattern.fullmatch(station.path) or pattern.fullmatch(station.identity)  # as it was let in by
+        groups = match.groupdict() if match else {}
         return context_of(station.identity, station.path, station.version.value, self.record.boot, groups)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tbgw.connectors.ocpp.config import ChargePoint, ChargePointPoint
@@ -306,16 +306,17 @@ def _name(value: Any) -> str | None:
 
 
 def context_of(
-    identity: str, path: str, version: str, boot: Mapping[str, Value], groups: Iterable[tuple[str, Any]] = ()
+    identity: str, path: str, version: str, boot: Mapping[str, Value], groups: Mapping[str, Any] | None = None
 ) -> dict[str, Value]:
     """
     Who a charge point is, for expressions. `boot`: the `boot_fields` of its last BootNotification; `groups`: the named
-    groups of the pattern that its path matched.
+    groups of the pattern that its path matched, of which `id` takes the place of `identity`.
     """
+    named = {key: value for key, value in (groups or {}).items() if isinstance(value, str)}
     return {
         **boot,
-        **{key: value for key, value in groups if isinstance(value, str)},
-        "chargePointId": identity,
+        **named,
+        "chargePointId": named.get("id") or identity,
         "path": path,
         "ocppVersion": version,
     }

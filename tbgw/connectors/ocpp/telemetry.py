@@ -89,7 +89,7 @@ class Memory:
     """What the mapping has to know of earlier messages of a charge point. Bounded; lost with a restart."""
 
     statuses: dict[tuple[int, int], str] = field(default_factory=dict)
-    """Status as reported, by (EVSE, connector) or (connector, 1)."""
+    """Status as reported, by (EVSE, connector); of 2.x, where the state is made of it and of the transaction."""
     units: dict[tuple[str, str], str] = field(default_factory=dict)
     """By device and key: told again only when they change."""
     connectors: frozenset[int] = frozenset()
@@ -274,7 +274,8 @@ class DefaultMapper:
         place = self._place(version, memory, number, second)
         status = text_of(status)
         if status is not None:
-            memory.set_status((integer_of(number) or 0, integer_of(second) or 1), status)
+            if version.is_2:
+                memory.set_status((integer_of(number) or 0, integer_of(second) or 1), status)
             into.at(place.device, time_ms)[place.prefix + "status"] = status
             into.of(place.device)[place.prefix + "status"] = status
             self._set_state(place, into, status, None, time_ms)

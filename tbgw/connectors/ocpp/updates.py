@@ -79,8 +79,8 @@ class Updates:
         self._told: dict[str, dict[str, Value]] = {}
         """Path to what it was told last, since the gateway started."""
         self._ready: set[str] = set()
-        self._busy: set[str] = set()
-        """Paths that are being told something at the moment."""
+        self._busy: dict[str, str] = {}
+        """Path to the attribute that it is being told at the moment."""
         self._asked: set[str] = set()
         self._to_ask: deque[str] = deque()
         self._questions = 0
@@ -150,7 +150,7 @@ class Updates:
         value = waiting.pop(key)
         if not waiting:
             del self._waiting[path]
-        self._busy.add(path)
+        self._busy[path] = key
         Deferred.fromCoroutine(self._deliver(station, key, value)).addErrback(self._lost, path, key)
 
     async def _deliver(self, station: IStation, key: str, value: Value) -> None:
@@ -177,7 +177,7 @@ class Updates:
             else:
                 self._events.emit(UpdateRefused(self._connector, path, key, str(error)))
         finally:
-            self._busy.discard(path)
+            self._busy.pop(path, None)
         self._tell(path)
 
     def _look_at(self, path: str, key: str, result: dict[str, Any]) -> None:
@@ -211,7 +211,8 @@ class Updates:
         self._questions -= 1
         told, waiting = self._told.get(path, {}), self._waiting.get(path, {})
         # What was pushed since then is newer than the answer.
-        self._take(path, {k: v for k, v in values.items() if k not in waiting and (k not in told or told[k] != v)})
+        newer = {*waiting, self._busy.get(path)}
+        self._take(path, {k: v for k, v in values.items() if k not in newer and (k not in told or told[k] != v)})
         self._ask()
 
     def _not_found(self, failure: Failure, path: str) -> None:

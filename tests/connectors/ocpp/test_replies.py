@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from tbgw.ocpp.actions import UNCONFIRMED, central_actions, station_actions
 from tbgw.ocpp.errors import CallRefused
 from tbgw.ocpp.schemas import request_fault, result_fault
 from tbgw.ocpp.versions import Version
 from tests.connectors.ocpp.fakes import ReportsCase, request_of
+from tests.connectors.ocpp.test_measurands import ANYTHING
 
 POLICIES: tuple[dict[str, Any], ...] = (
     {},
@@ -55,6 +59,32 @@ class EveryMessageTests(ReportsCase):
                         asked += 1
         actions = [station_actions(version) - UNCONFIRMED - {"GetCertificateChainStatus"} for version in Version]
         self.assertEqual(asked, len(POLICIES) * 2 * sum(map(len, actions)))
+        self.assertEqual(self.counters.total("ocpp_conversions_failed"), 0)
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.data())
+    def test_mutated(self, data: st.DataObject):
+        """In lenient mode anything may stand anywhere: the answer is valid all the same, or a refusal."""
+        reports = self.make(transactions={"persist": False})
+        version = data.draw(st.sampled_from(list(Version)))
+        action = data.draw(st.sampled_from(sorted(station_actions(version) - UNCONFIRMED)))
+        request = request_of(version, action, data.draw(st.booleans()))
+        for key in sorted(request):
+            fate = data.draw(st.sampled_from(["keep", "keep", "drop", "replace"]))
+            if fate == "drop":
+                del request[key]
+            elif fate == "replace":
+                request[key] = data.draw(ANYTHING)
+        station = self.connect(reports, version=version)
+        try:
+            made = self.call(reports, station, action, request, ["broken"])
+        except CallRefused as refusal:
+            self.assertIn(
+                refusal.code,
+                {"OccurrenceConstraintViolation", "PropertyConstraintViolation", "NotSupported"},
+            )
+        else:
+            self.assertIsNone(result_fault(version, action, made), (version, action, made))
         self.assertEqual(self.counters.total("ocpp_conversions_failed"), 0)
 
     def test_send(self):

@@ -58,6 +58,10 @@ class IdentityTests(ReportsCase):
         )
         self.connect(reports)
         self.assertEqual(self.ingest.names(), ["garage-CP_1"])
+        for pattern in ("[^/]+/(?P<id>.*)_1", "(?P<id>CP)_1"):
+            self.ingest.forget()
+            self.connect(self.make({"idRegexpPattern": pattern, "deviceNameExpression": "${chargePointId}"}))
+            self.assertEqual(self.ingest.names(), ["CP"])
 
     def test_no_boot(self):
         """One that never boots gets its fallback name with its first message; the boot then makes another device."""
