@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -47,6 +48,7 @@ from tbgw.connectors.ocpp.report_events import (
 from tbgw.connectors.ocpp.sessions import SessionKeeper
 from tbgw.connectors.ocpp.stations import InStoreThread, Record, Stations
 from tbgw.connectors.ocpp.telemetry import Mapped, Message, configuration_attributes
+from tbgw.connectors.ocpp.timestamps import format_timestamp
 from tbgw.connectors.ocpp.transactions import Transaction, TransactionIds
 from tbgw.errors import StoreError, StoreFull
 from tbgw.interfaces import IDownlink, IIngest, IReceipt
@@ -104,6 +106,8 @@ class StationReports:
         self._entries: dict[int, Entry] = {}
         """By the identity of the section, which is frozen and compared by value otherwise."""
         self._identities = Identities(name, report, config.report, events, ingest.disconnected)
+        self._questions: dict[str, IDelayedCall] = {}
+        """By path: when a shared attribute is asked for again."""
         self._callbacks: list[Callable[[IStation], None]] = []
         self._log = Logger()
 
@@ -121,6 +125,8 @@ class StationReports:
 
     def close(self) -> Deferred[None]:
         """Fires when everything is kept and the file is closed. All stations have been told `disconnected` before."""
+        for path in list(self._questions):
+            self._ask_no_more(path)
         return self._stations.close()
 
     # ICentralSystem, all but `admit`.
@@ -144,6 +150,7 @@ class StationReports:
         if known is None or known.station is not station:
             return
         known.station = None
+        self._ask_no_more(station.path)
         device = known.device
         if device is None or not known.told_online:
             return
@@ -178,6 +185,8 @@ class StationReports:
         answered = cast("Deferred[Any]", stored).addCallbacks(
             lambda _: made, self._not_stored, errbackArgs=(station.path, action, made)
         )
+        if action == "BootNotification":
+            answered.addCallback(self._with_time)
         if ready:
             answered.addCallback(self._ready_after, known, station)
         return answered
@@ -212,16 +221,14 @@ class StationReports:
         waits: list[Deferred[None]] = []
         if action == "BootNotification":
             self._booted(known, station, payload, made)
-        if action in ("BootNotification", "StartTransaction", "StopTransaction", "TransactionEvent"):
+        if action == "BootNotification" or (
+            session is not None and (known.record.sessions.changed or not self._stations.is_kept(known.record))
+        ):
             known.record.seen_ms = now_ms
-            saved = self._stations.save(known.record, self._ids.last)
-            if not saved.called:
-                waits.append(saved)
-            else:
-                saved.addErrback(lambda why: waits.append(_failed(why)))
-            if action == "StopTransaction" and session is None:
-                number = str(payload.get("transactionId"))[:40]
-                self._events.emit(TransactionUnknown(self._name, station.path, number))
+            waits.append(self._stations.save(known.record, self._ids.last))
+        if action == "StopTransaction" and session is None:
+            number = str(payload.get("transactionId"))[:40]
+            self._events.emit(TransactionUnknown(self._name, station.path, number))
         if made.get("status") != "Rejected" or action != "BootNotification":
             receipts = self._convert(known, station, action, payload, session, now_ms)
             if action != "Heartbeat":
@@ -400,7 +407,8 @@ class StationReports:
         name = entry.naming.name(context)
         if name is not None:
             self._identities.be(known, name, entry.naming.profile(context))
-            self._announce(known, station)
+            if entry.policy.boot_status != "Rejected":
+                self._announce(known, station)
 
     def _device_for(self, known: KnownStation) -> Device | None:
         """The charge point's device; by its fallback name if no better one can be had by now."""
@@ -444,6 +452,10 @@ class StationReports:
         # Later, so that the answer to the message that made it ready is on its way before anything of ours.
         self._reactor.callLater(0, self._tell_ready, known, station)
 
+    def _with_time(self, made: Answer) -> Answer:
+        """The charge point sets its clock by this answer, so it does not tell the time of before the disk."""
+        return {**made, "currentTime": format_timestamp(self._now_ms())}
+
     def _ready_after(self, made: Answer, known: KnownStation, station: IStation) -> Answer:
         if known.station is station and not known.is_ready:
             self._ready(known, station)
@@ -461,20 +473,27 @@ class StationReports:
         key = policy.shared_attribute
         if self._downlink is None or key is None or policy.mode != "list" or known.device is None:
             return
-        device = known.device
+        device, path = known.device, known.record.path
 
         def answered(values: dict[str, Value]) -> None:
             if key in values:
                 self._take_tags(known, device.name, key, values[key])
 
         def failed(why: Failure) -> None:
-            self._reactor.callLater(ASK_AGAIN_SECONDS, again)
+            if known.station is station and known.device is device and not self._stations.closed:
+                self._ask_no_more(path)
+                self._questions[path] = self._reactor.callLater(ASK_AGAIN_SECONDS, again)
 
         def again() -> None:
-            if known.station is station and known.device is device:
-                self._ask_for_tags(known, station)
+            del self._questions[path]
+            self._ask_for_tags(known, station)
 
         self._downlink.request_attributes(device, "shared", [key]).addCallbacks(answered, failed)
+
+    def _ask_no_more(self, path: str) -> None:
+        question = self._questions.pop(path, None)
+        if question is not None:
+            question.cancel()
 
     def _take_tags(self, known: KnownStation, device: str, key: str, value: Value) -> None:
         if value is not None and tags_of(value) is None:
@@ -580,9 +599,3 @@ class StationReports:
         connected = sum(1 for known in self._known.values() if known.station is not None)
         running = sum(1 for record in self._stations for session in record.sessions if session.runs)
         return {"connected": connected, "transactions": running, **self._stations.plain()}
-
-
-def _failed(why: Failure) -> Deferred[None]:
-    failed: Deferred[None] = Deferred()
-    failed.errback(why)
-    return failed
