@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tbgw.connectors.ocpp.authorization import decide, tags_of
+from tbgw.connectors.ocpp.authorization import decide
 from tbgw.connectors.ocpp.charge_point import Entry, KnownStation
 from tbgw.connectors.ocpp.config import ChargePoint, OCPPConfig
 from tbgw.connectors.ocpp.converter import boot_fields
@@ -41,11 +40,11 @@ from tbgw.connectors.ocpp.report_events import (
     MessageRefused,
     ReplyWithheld,
     TagDenied,
-    TagsUnusable,
     TransactionUnknown,
     ValuesLeftOut,
 )
 from tbgw.connectors.ocpp.sessions import SessionKeeper
+from tbgw.connectors.ocpp.shared_tags import SharedTags
 from tbgw.connectors.ocpp.stations import InStoreThread, Record, Stations
 from tbgw.connectors.ocpp.telemetry import Mapped, Message, configuration_attributes
 from tbgw.connectors.ocpp.timestamps import format_timestamp
@@ -59,8 +58,6 @@ from tbgw.ocpp.interfaces import IStation
 
 HEARTBEAT_MS = 60_000
 """A heartbeat is passed on at most so often."""
-ASK_AGAIN_SECONDS = 60.0
-"""After a failed question for a shared attribute."""
 
 _ANSWERED_ANYWAY = frozenset({"BootNotification", "Heartbeat", "Authorize"})
 """Answered also when what they say cannot be stored."""
@@ -97,7 +94,6 @@ class StationReports:
         self._events = events
         self._reactor = reactor
         self._now_ms = now_ms
-        self._downlink = downlink
         transactions = config.central_system.transactions
         self._stations = Stations(name, data_dir, run_in_store_thread, events, transactions.persist)
         self._ids = TransactionIds(transactions.first_id, now_ms())
@@ -106,8 +102,7 @@ class StationReports:
         self._entries: dict[int, Entry] = {}
         """By the identity of the section, which is frozen and compared by value otherwise."""
         self._identities = Identities(name, report, config.report, events, ingest.disconnected)
-        self._questions: dict[str, IDelayedCall] = {}
-        """By path: when a shared attribute is asked for again."""
+        self._tags = SharedTags(name, downlink, reactor, events, self._keep)
         self._callbacks: list[Callable[[IStation], None]] = []
         self._log = Logger()
 
@@ -125,8 +120,7 @@ class StationReports:
 
     def close(self) -> Deferred[None]:
         """Fires when everything is kept and the file is closed. All stations have been told `disconnected` before."""
-        for path in list(self._questions):
-            self._ask_no_more(path)
+        self._tags.close()
         return self._stations.close()
 
     # ICentralSystem, all but `admit`.
@@ -150,7 +144,7 @@ class StationReports:
         if known is None or known.station is not station:
             return
         known.station = None
-        self._ask_no_more(station.path)
+        self._tags.forget(station.path)
         device = known.device
         if device is None or not known.told_online:
             return
@@ -373,6 +367,10 @@ class StationReports:
             receipts.append(self._ingest.accept(Reading(of, telemetry, mapped.attributes.get(suffix, {}))))
         return receipts
 
+    def _keep(self, known: KnownStation) -> None:
+        """Save what nobody waits for. That it cannot be written is told by the file itself."""
+        self._stations.save(known.record).addErrback(lambda _: None)
+
     # Who is who.
 
     def _record(self, path: str) -> Record:
@@ -443,7 +441,7 @@ class StationReports:
             values["online"] = True
             values["reconnects"] = known.connections - 1
         self._ingest.accept(Reading(device, ((now_ms, values),) if values else (), attributes))
-        self._ask_for_tags(known, station)
+        self._tags.ask(known)
 
     # Ready.
 
@@ -465,42 +463,6 @@ class StationReports:
         if known.station is station:
             for callback in list(self._callbacks):
                 callback(station)
-
-    # Shared tags.
-
-    def _ask_for_tags(self, known: KnownStation, station: IStation) -> None:
-        policy = self._entry_of(known).policy.authorization
-        key = policy.shared_attribute
-        if self._downlink is None or key is None or policy.mode != "list" or known.device is None:
-            return
-        device, path = known.device, known.record.path
-
-        def answered(values: dict[str, Value]) -> None:
-            if key in values:
-                self._take_tags(known, device.name, key, values[key])
-
-        def failed(why: Failure) -> None:
-            if known.station is station and known.device is device and not self._stations.closed:
-                self._ask_no_more(path)
-                self._questions[path] = self._reactor.callLater(ASK_AGAIN_SECONDS, again)
-
-        def again() -> None:
-            del self._questions[path]
-            self._ask_for_tags(known, station)
-
-        self._downlink.request_attributes(device, "shared", [key]).addCallbacks(answered, failed)
-
-    def _ask_no_more(self, path: str) -> None:
-        question = self._questions.pop(path, None)
-        if question is not None:
-            question.cancel()
-
-    def _take_tags(self, known: KnownStation, device: str, key: str, value: Value) -> None:
-        if value is not None and tags_of(value) is None:
-            self._events.emit(TagsUnusable(self._name, device, key))
-            return
-        known.record.tags = value
-        self._stations.save(known.record).addErrback(lambda _: None)  # told already; they hold until a restart
 
     # What the downward half asks and tells.
 
@@ -588,11 +550,7 @@ class StationReports:
     def attributes_changed(self, device: str, values: Mapping[str, Value], deleted: Sequence[str]) -> None:
         """To be told of every change of shared attributes, for `authorization.fromSharedAttribute`."""
         for known in self._identities.of_device(device):
-            key = self._config.central_system.authorization.shared_attribute
-            if known.entry is not None:
-                key = known.entry.policy.authorization.shared_attribute
-            if key is not None and (key in values or key in deleted):
-                self._take_tags(known, device, key, values.get(key))
+            self._tags.changed(known, device, values, deleted)
 
     def status(self) -> Mapping[str, Any]:
         """Counts for `IStatusSource.status`."""

@@ -554,7 +554,10 @@ class SharedTagTests(ReportsCase):
         self.assertEqual(statuses, ["Accepted", "Blocked", "Invalid"])
         self.successResultOf(reports.close())
         again = self.make(authorization=self.AUTHORIZATION)
-        self.assertEqual(self.status(again, self.connect(again), "aa"), "Accepted")
+        station = self.connect(again)
+        self.assertEqual(self.status(again, station, "aa"), "Accepted")
+        self.downlink.asked[-1][3].callback({})
+        self.assertEqual(self.status(again, station, "aa"), "Invalid")
 
     def test_changed(self):
         """A change is taken at once; what is no list of tags is told and left."""
