@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TRIAL_ARGS ?= tests
 DATA ?= data
 
-.PHONY: run test crash lint check unit packages bench clean help
+.PHONY: run test crash lint check unit packages clients bench clean help
 
 help:
 	@echo "make run    start the gateway with its sandbox; then open http://127.0.0.1:8080/"
@@ -22,7 +22,7 @@ run: $(VENV)/.ready
 	@echo "Page: http://127.0.0.1:8080/    Try:  printf 'T21.5H048' | nc -q0 127.0.0.1 50000    End: Ctrl-C"
 	$(BIN)/twistd -n --pidfile= --logger tbgw.logs.text tbgw -c etc/ --data-dir $(DATA)
 
-test: $(VENV)/.ready-test packages
+test: $(VENV)/.ready-test packages clients
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python tools/run_tests.py $(TRIAL_ARGS)
 
@@ -46,7 +46,11 @@ bench: $(VENV)/.ready-test packages
 # The real servers and clients that the tests speak with. Without apt, or without the right to use it, the tests that
 # need a missing one are skipped, each saying so.
 packages:
-	@sh tools/packages.sh mosquitto mosquitto-clients netcat-openbsd socat chromium chromium-driver
+	@sh tools/packages.sh mosquitto mosquitto-clients netcat-openbsd socat chromium chromium-driver nodejs npm
+
+# Charge points on JavaScript libraries; see tests/clients.
+clients: packages
+	@sh tools/clients.sh
 
 # The stamp comes last, so that an interrupted set-up begins anew.
 $(VENV)/.made:
@@ -64,4 +68,4 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
+	rm -rf $(VENV) tests/clients/node_modules build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache

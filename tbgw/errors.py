@@ -6,6 +6,8 @@ have errors of their own; those never leave the room that talks the protocol.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class GatewayError(Exception):
     """Parent of all errors of the gateway. The text is meant for the operator."""
@@ -36,7 +38,14 @@ class NoAnswer(GatewayError):  # noqa: N818 - says what is
 
 
 class CommandFailed(GatewayError):  # noqa: N818 - says what is
-    """A command for a device could not be carried out. The text goes back to ThingsBoard as the answer's `error`."""
+    """
+    A command for a device could not be carried out. The text goes back to ThingsBoard as the answer's `error`, or
+    `answer` in its place: a JSON value that says more, and never less.
+    """
+
+    def __init__(self, text: str, answer: Any = None) -> None:
+        super().__init__(text)
+        self.answer = answer
 
 
 class UnknownDevice(CommandFailed):

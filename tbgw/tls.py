@@ -58,9 +58,15 @@ class ServerTLS:
     certificate: Path
     """PEM file with our own certificate, followed by its chain if there is one."""
     private_key: Path
-    """PEM file with its key, without a passphrase."""
+    """PEM file with its key."""
     client_ca: Path | None = None
     """PEM file with the authorities whose certificates clients must show; None asks for none."""
+    client_optional: bool = False
+    """Whether a client may come without a certificate. One that it shows has to be good in any case."""
+    passphrase: bytes = b""
+    """Of the private key; empty: it has none."""
+    more: tuple[tuple[Path, Path, bytes], ...] = ()
+    """Further certificates with key and passphrase, of another kind each: which one is shown is the client's choice."""
 
 
 def server_creator(tls: ServerTLS) -> Any:
@@ -70,14 +76,36 @@ def server_creator(tls: ServerTLS) -> Any:
     """
     from twisted.internet import ssl
 
-    certificate, key, chain = _own_certificate(tls)
-    return ssl.CertificateOptions(
+    certificate, key, chain = _own_certificate(tls.certificate, tls.private_key, tls.passphrase)
+    options = ssl.CertificateOptions(
         privateKey=key,
         certificate=certificate,
         extraCertChain=chain,
         trustRoot=_trust_root(tls.client_ca) if tls.client_ca is not None else None,
         insecurelyLowerMinimumTo=ssl.TLSVersion.TLSv1_2,  # states the minimum exactly, whatever the default becomes
     )
+    if tls.client_optional:
+        options.requireCertificate = False
+    if tls.more:
+        options._contextFactory = _with_certificates(tls.more)
+    options.getContext()  # made now, so that what OpenSSL does not take shows at the start
+    return options
+
+
+def _with_certificates(more: tuple[tuple[Path, Path, bytes], ...]):  # type: ignore[no-untyped-def] # gives OpenSSL's own
+    """Makes contexts that have these certificates already: Twisted's options know one only."""
+    from OpenSSL import SSL
+
+    loaded = [(path, _own_certificate(path, key, passphrase)[1]) for path, key, passphrase in more]
+
+    def make(method: int) -> SSL.Context:
+        context = SSL.Context(method)
+        for path, key in loaded:
+            context.use_certificate_chain_file(str(path))  # with its own chain, unlike the other ways
+            context.use_privatekey(key)
+        return context
+
+    return make
 
 
 def client_creator(tls: ClientTLS) -> IOpenSSLClientConnectionCreator:
@@ -92,7 +120,7 @@ def client_creator(tls: ClientTLS) -> IOpenSSLClientConnectionCreator:
     from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
     from zope.interface import implementer
 
-    certificate, key, chain = _own_certificate(tls)
+    certificate, key, chain = _own_certificate(tls.certificate, tls.private_key)
     options = ssl.CertificateOptions(
         trustRoot=_trust_root(tls.ca_cert),
         privateKey=key,
@@ -168,31 +196,32 @@ def _trust_root(ca_cert: Path | None):  # type: ignore[no-untyped-def] # Twisted
     return ssl.trustRootFromCertificates(authorities)
 
 
-def _own_certificate(tls: ClientTLS | ServerTLS):  # type: ignore[no-untyped-def] # OpenSSL's objects, handed on as they are
-    if tls.certificate is None and tls.private_key is None:
+def _own_certificate(path: Path | None, key_path: Path | None, passphrase: bytes = b""):  # type: ignore[no-untyped-def] # gives OpenSSL's own
+    if path is None and key_path is None:
         return None, None, None
-    if tls.certificate is None or tls.private_key is None:
+    if path is None or key_path is None:
         raise ConfigurationError(["a client certificate needs both its file and the file of its private key"])
     from OpenSSL import SSL, crypto
 
     certificate, *chain = [
-        crypto.load_certificate(crypto.FILETYPE_PEM, pem) for pem in _pem_blocks(tls.certificate, b"CERTIFICATE")
+        crypto.load_certificate(crypto.FILETYPE_PEM, pem) for pem in _pem_blocks(path, b"CERTIFICATE")
     ]
     try:
         # An empty passphrase makes OpenSSL fail on an encrypted key where it would otherwise ask on the terminal.
-        key = crypto.load_privatekey(crypto.FILETYPE_PEM, _read(tls.private_key), passphrase=b"")
+        key = crypto.load_privatekey(crypto.FILETYPE_PEM, _read(key_path), passphrase=passphrase)
     except (crypto.Error, TypeError, ValueError):
-        raise ConfigurationError([f"{tls.private_key}: not a private key in PEM without a passphrase"]) from None
+        without = ", or its passphrase is wrong" if passphrase else " without a passphrase"
+        raise ConfigurationError([f"{key_path}: not a private key in PEM{without}"]) from None
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     try:
         context.use_certificate(certificate)
     except SSL.Error as error:  # e.g. a key that is too short for OpenSSL's security level
-        raise ConfigurationError([f"{tls.certificate}: OpenSSL does not take it: {error}"]) from None
+        raise ConfigurationError([f"{path}: OpenSSL does not take it: {error}"]) from None
     try:
         context.use_privatekey(key)
         context.check_privatekey()
     except SSL.Error:
-        raise ConfigurationError([f"{tls.private_key}: not the key of the certificate in {tls.certificate}"]) from None
+        raise ConfigurationError([f"{key_path}: not the key of the certificate in {path}"]) from None
     return certificate, key, chain
 
 

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from tbgw.cli import check, spool
+from tbgw.cli import hash as hash_
 from tbgw.version import VERSION
 
-COMMANDS = {"check": check, "spool": spool}
+COMMANDS = {"check": check, "hash": hash_, "spool": spool}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,6 +32,7 @@ from tbgw.config.settings import (
 from tbgw.config.values import (
     Refused,
     Secret,
+    ca_fault,
     did_you_mean,
     host_fault,
     is_loopback,
@@ -60,6 +61,7 @@ __all__ = [
     "Secret",
     "Setting",
     "Severity",
+    "ca_fault",
     "certificate",
     "changed",
     "config_section",

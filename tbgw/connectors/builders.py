@@ -7,11 +7,12 @@ It is also how a single connector is made anew while the gateway runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tbgw.config.schema import resolve
+from tbgw.errors import ConfigurationError
 from tbgw.interfaces import IConnector, IDownlink, IIngest, ISpool
 from tbgw.internal_events import Events
 from tbgw.model import Device, ReportStrategy
@@ -34,6 +35,8 @@ class Surroundings:
     """Where a connector may keep files of its own."""
     report: ReportStrategy
     """The general report strategy, which those in the connector's file override."""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What the connectors of one type have in common, by a name of the type's own."""
 
 
 def _socket(name: str, config: Any, surroundings: Surroundings) -> IConnector:
@@ -64,5 +67,48 @@ def _socket(name: str, config: Any, surroundings: Surroundings) -> IConnector:
     )
 
 
-BUILDERS: Mapping[str, Callable[[str, Any, Surroundings], IConnector]] = {"socket": _socket}
+def _ocpp(name: str, config: Any, surroundings: Surroundings) -> IConnector:
+    try:
+        from tbgw.connectors.ocpp.connector import OCPPConnector
+        from tbgw.connectors.ocpp.ledger import Ledger
+        from tbgw.connectors.ocpp.reports import StationReports
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("tbgw"):
+            raise
+        raise ConfigurationError(
+            [f"connector {name}: needs the Python package {missing.name}; pip install 'tbgw[ocpp]' brings it"]
+        ) from None
+
+    store_thread = surroundings.spool.run_in_store_thread
+    ledger = surroundings.shared.get("ocpp ledger")
+    if ledger is None:
+        # A charge point may move from one connector to another, and what is known of its security goes with it.
+        ledger = Ledger(surroundings.data_dir, surroundings.reactor, surroundings.events, store_thread)
+        surroundings.shared["ocpp ledger"] = ledger
+    reports = StationReports(
+        name,
+        config,
+        surroundings.ingest,
+        surroundings.events,
+        surroundings.reactor,
+        surroundings.now_ms,
+        surroundings.data_dir,
+        store_thread,
+        surroundings.report,
+        surroundings.downlink,
+    )
+    return OCPPConnector(
+        name,
+        config,
+        reports,
+        ledger,
+        surroundings.ingest,
+        surroundings.events,
+        surroundings.reactor,
+        surroundings.now_ms,
+        surroundings.downlink,
+    )
+
+
+BUILDERS: Mapping[str, Callable[[str, Any, Surroundings], IConnector]] = {"socket": _socket, "ocpp": _ocpp}
 """Connector type to what makes one of its name and configuration, which the type's own `parse` gave."""

@@ -92,7 +92,7 @@ def wire_names(schema: dict[str, Any]) -> dict[str, Any]:
             return of(node["items"])
         if "properties" not in node:
             return None
-        names = {}
+        names: dict[str, Any] = {}
         for key, below in node["properties"].items():
             entry = (key, None if key in OPAQUE else of(below))
             names.setdefault(snake_key(key), entry)

@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from fastjsonschema import JsonSchemaValueException
 from fastjsonschema.draft04 import CodeGeneratorDraft04
@@ -83,7 +83,7 @@ class _Generator(CodeGeneratorDraft04):
 
     def generate_enum(self) -> None:
         """`enum`."""
-        values = self._definition["enum"]
+        values = cast(Any, self._definition)["enum"]
         if not all(type(value) is str for value in values):
             super().generate_enum()
             return
@@ -93,7 +93,7 @@ class _Generator(CodeGeneratorDraft04):
     def generate_required(self) -> None:
         """`required`."""
         self.create_variable_is_dict()
-        names = self._definition["required"]
+        names = cast(Any, self._definition)["required"]
         tests = " or ".join(f"{name!r} not in {self._variable}" for name in names)
         with self.l("if {variable}_is_dict and ({}):", tests):
             missing = f"str([name for name in {names!r} if name not in {self._variable}])"

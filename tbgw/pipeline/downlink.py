@@ -257,8 +257,8 @@ class Downlink:
     def _failed(self, failure: Failure, running: _Running) -> None:
         if not self._forget(running):
             return  # answered already, or overtaken; what was cancelled has nothing more to say
-        if failure.check(CommandFailed) is not None:
-            self._answer(running, None, str(failure.value) or "failed")
+        if isinstance(failure.value, CommandFailed):
+            self._answer(running, failure.value.answer, str(failure.value) or "failed")
         elif failure.check(CancelledError) is not None:
             self._answer(running, None, "the gateway is being stopped")
         else:
@@ -284,6 +284,7 @@ class Downlink:
         return True
 
     def _answer(self, running: _Running, value: Value, error: str) -> None:
+        """With an `error`, `value` is what is sent in its place, if it is not None."""
         if error:
             self._events.emit(CommandRefused(device=running.device, method=running.method, why=error))
         if running.session != self._session or not self._up:
@@ -291,7 +292,7 @@ class Downlink:
             return
         limit = payloads.payload_limit(self._limits, running.topic, self._configured_bytes)
         try:
-            payload = _wrapped(running, {"error": error} if error else value)
+            payload = _wrapped(running, {"error": error if value is None else value} if error else value)
         except ValueError:
             payload = _wrapped(running, {"error": "the answer is no JSON value"})
         if len(payload) > limit:

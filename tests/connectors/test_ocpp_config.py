@@ -42,7 +42,9 @@ class OCPPConfigTests(FolderCase):
         self.assertEqual(
             [token.reveal() for token in found.security[0].tokens], ["Bearer canary", "Bearer ACCESS_TOKEN"]
         )
-        self.assertEqual(found.security[1].credentials[0].password.reveal(), "canary")
+        password = found.security[1].credentials[0].password
+        assert password is not None
+        self.assertEqual(password.reveal(), "canary")
         self.assertNotIn("canary", repr(found))
         self.assertEqual(len(self.lines(Severity.WARNING)), 1)
 
@@ -108,7 +110,7 @@ class OCPPConfigTests(FolderCase):
         self.assertEqual(
             (found.attribute_updates[0].action, found.attribute_updates[0].timeout_seconds), ("ChangeConfiguration", 9)
         )
-        self.assertEqual((found.rpcs[0].action, found.rpcs[0].timeout_seconds), ("UnlockConnector", 5))
+        self.assertEqual((found.rpcs[0].action, found.rpcs[0].timeout_seconds), ("UnlockConnector", None))
         self.assertEqual(self.lines(Severity.FAULT, Severity.DOUBT), [])
 
     def test_bad_charge_points(self):

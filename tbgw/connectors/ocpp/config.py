@@ -1,15 +1,13 @@
 # -*- test-case-name: tests.connectors.test_ocpp_config -*-
 """What an OCPP connector's file says, typed (spec configuration-and-apis, 1C).
 
-A plain listener that others than this machine can reach, and one that asks for no credentials, load as in the
-reference, with a warning (P-06). A certificate that cannot be used is a fault; the reference then listens in clear.
+The listener with its logins and limits is described in `access`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tbgw.config.schema import (
@@ -19,28 +17,30 @@ from tbgw.config.schema import (
     Node,
     Refused,
     Reporter,
-    Secret,
-    certificate,
     config_section,
     flag,
     integer,
-    is_loopback,
-    key_pair_fault,
     one_of,
-    printable,
     read_expression,
-    read_host,
-    read_items,
-    read_object,
-    read_secret,
     read_section,
     read_text,
     report_strategy,
-    secret,
     section,
     sections,
     setting,
     text,
+)
+from tbgw.connectors.ocpp.access import (
+    Entrance,
+    Login,
+    check_entrance,
+    check_logins,
+    check_patterns,
+    flag_or_none,
+    read_native,
+    read_pattern,
+    read_version,
+    read_versions,
 )
 from tbgw.connectors.ocpp.policy import (
     Authorization,
@@ -56,37 +56,12 @@ from tbgw.expressions import ExpressionError, compile_template
 from tbgw.model import ReportStrategy
 from tbgw.ocpp.versions import Version
 
-_SAMPLE_SECRETS = ("admin", "Bearer ACCESS_TOKEN")
-
 
 def _read_actions(node: Node, reporter: Reporter) -> tuple[str, ...]:
     actions = tuple(filter(None, (part.strip() for part in read_text(node, reporter).split(","))))
     if not actions:
         raise Refused("names no message; allowed are OCPP actions between commas, such as MeterValues,DataTransfer")
     return actions
-
-
-def _read_pattern(node: Node, reporter: Reporter) -> re.Pattern[str]:
-    try:
-        return re.compile(read_text(node, reporter))
-    except (re.error, RecursionError, OverflowError) as error:
-        raise Refused(f"is no regular expression: {error}") from None
-
-
-def _read_version(node: Node, reporter: Reporter) -> Version:
-    stated = read_text(node, reporter)
-    try:
-        return Version(stated if stated.startswith("ocpp") else f"ocpp{stated}")
-    except ValueError:
-        allowed = ", ".join(Version)
-        raise Refused(f'is "{printable(stated)}", must be one of {allowed}') from None
-
-
-def _read_versions(node: Node, reporter: Reporter) -> tuple[Version, ...]:
-    versions: tuple[Version, ...] = read_items(_read_version)(node, reporter)
-    if not versions:
-        raise Refused("allows no version, so nobody could connect")
-    return versions
 
 
 def _read_template(node: Node, reporter: Reporter) -> str:
@@ -99,50 +74,9 @@ def _read_template(node: Node, reporter: Reporter) -> str:
 
 
 @config_section
-class Connection:
-    """The object `connection`."""
+class CentralSystem(Entrance):
+    """The object `centralSystem`."""
 
-    type: Literal["insecure", "tls"] = one_of(
-        "type", choices=("insecure", "tls"), default="insecure", doc="ws:// or wss://."
-    )
-    key: Path | None = certificate("key", default=None, doc="PEM file of the private key.")
-    cert: Path | None = certificate("cert", default=None, doc="PEM file of the certificate.")
-    password: Secret | None = secret("password", default=None, doc="Passphrase of the private key.")
-
-
-@config_section
-class Credential:
-    """One entry of `credentials`."""
-
-    username: str = text("username", doc="User name; often the charge point's id.")
-    password: Secret = secret("password", doc="Password.")
-
-
-@config_section
-class Login:
-    """One entry of `security`; a charge point needs to satisfy one of them."""
-
-    type: Literal["token", "basic"] = one_of("type", choices=("token", "basic"), doc="Kind of login.")
-    tokens: tuple[Secret, ...] = setting(
-        "tokens", read=read_items(read_secret), default=(), doc="Whole Authorization headers that are accepted."
-    )
-    credentials: tuple[Credential, ...] = sections(
-        Credential, "credentials", default=(), doc="User names and passwords that are accepted."
-    )
-
-
-@config_section
-class CentralSystem:
-    """The object `centralSystem`: where charge points connect to, and what they have to show."""
-
-    host: str = setting("host", read=read_host, default="127.0.0.1", doc="Local address to listen on.")
-    port: int = integer("port", minimum=1, maximum=65535, default=9000, unit="TCP port", doc="Local port.")
-    connection: Connection = section(Connection, "connection", default=Connection(), doc="Plain or TLS.")
-    security: tuple[Login, ...] = sections(Login, "security", default=(), doc="Logins; empty: everybody may connect.")
-    versions: tuple[Version, ...] = setting(
-        "ocppVersions", read=_read_versions, default=tuple(Version), doc="Versions that charge points may speak."
-    )
-    name: str = text("name", default="Central System", doc="Display name.")
     boot: Boot = section(Boot, "boot", default=Boot(), doc="The answer to BootNotification.")
     authorization: Authorization = section(
         Authorization, "authorization", default=Authorization(), doc="Which idTags may charge."
@@ -174,12 +108,6 @@ class CentralSystem:
     legacy_boot: bool = flag(
         "legacyBootFilter", default=False, doc="Filters on MeterValues match BootNotification too, as the reference."
     )
-    unknown_charge_point: Literal["reject", "accept"] = one_of(
-        "unknownChargePoint",
-        choices=("reject", "accept"),
-        default="reject",
-        doc="Whether one that matches no entry of chargePoints is let in, with the default mapping and its id as name.",
-    )
 
 
 @config_section
@@ -204,9 +132,16 @@ class ChargePointUpdate(TemplateUpdate):
     """One entry of `attributeUpdates` of a charge point."""
 
     action: str | None = text("action", default=None, doc="OCPP action that carries it; None: DataTransfer.")
-    timeout_seconds: int = integer(
-        "timeout", minimum=1, maximum=3600, default=5, unit="seconds", doc="How long the answer is waited for."
+    timeout_seconds: int | None = integer(
+        "timeout",
+        minimum=1,
+        maximum=3600,
+        default=None,
+        unit="seconds",
+        doc="How long the answer is waited for; left out: callTimeout.",
     )
+    vendor_id: str = text("vendorId", default="1", doc="vendorId of the DataTransfer that carries it.")
+    message_id: str | None = text("messageId", default=None, doc="messageId of the DataTransfer that carries it.")
 
 
 @config_section
@@ -214,9 +149,16 @@ class ChargePointRpc(TemplateRpc):
     """One entry of `serverSideRpc` of a charge point."""
 
     action: str | None = text("action", default=None, doc="OCPP action that carries it; None: DataTransfer.")
-    timeout_seconds: int = integer(
-        "timeout", minimum=1, maximum=3600, default=5, unit="seconds", doc="How long the answer is waited for."
+    timeout_seconds: int | None = integer(
+        "timeout",
+        minimum=1,
+        maximum=3600,
+        default=None,
+        unit="seconds",
+        doc="How long the answer is waited for; left out: callTimeout.",
     )
+    vendor_id: str = text("vendorId", default="1", doc="vendorId of the DataTransfer that carries it.")
+    message_id: str | None = text("messageId", default=None, doc="messageId of the DataTransfer that carries it.")
 
 
 @config_section
@@ -224,7 +166,7 @@ class ChargePoint:
     """One entry of `chargePoints`: all charge points whose id matches."""
 
     id_pattern: re.Pattern[str] = setting(
-        "idRegexpPattern", read=_read_pattern, doc="Regular expression for the whole path behind host and port."
+        "idRegexpPattern", read=read_pattern, doc="Regular expression for the whole path behind host and port."
     )
     name: str = setting("deviceNameExpression", read=_read_template, doc="Device name, over the BootNotification.")
     profile: str = setting(
@@ -274,8 +216,23 @@ class ChargePoint:
     legacy_boot: bool | None = setting(
         "legacyBootFilter", read=read_on, default=None, doc="As in centralSystem, for this entry."
     )
+    security: tuple[Login, ...] | None = sections(
+        Login, "security", default=None, doc="Logins of these charge points, instead of those of centralSystem."
+    )
+    strict_identity: bool | None = flag_or_none(
+        "strictIdentity", doc="Whether the user name has to be the charge point's id."
+    )
     versions: tuple[Version, ...] | None = setting(
-        "ocppVersions", read=_read_versions, default=None, doc="Versions that these may speak; left out: as for all."
+        "ocppVersions", read=read_versions, default=None, doc="Versions that are spoken with these charge points."
+    )
+    missing_subprotocol: Version | None = setting(
+        "allowMissingSubprotocol", read=read_version, default=None, doc="Version for one that names none."
+    )
+    call_timeout_seconds: int | None = integer(
+        "callTimeout", minimum=1, maximum=3600, default=None, unit="seconds", doc="How long an answer is waited for."
+    )
+    native_rpc: bool | tuple[str, ...] | None = setting(
+        "nativeRpc", read=read_native, default=None, doc="Whether OCPP's own actions may be called as RPCs."
     )
 
     INERT: ClassVar[Mapping[str, str]] = {
@@ -299,6 +256,11 @@ class OCPPConfig:
     report: ReportStrategy | None = report_strategy("When values of this connector's devices are sent on.")
 
     INERT: ClassVar[Mapping[str, str]] = CONNECTOR_FILE_INERT
+
+    @property
+    def needs_tls(self) -> bool:
+        """Whether it has a use for OpenSSL."""
+        return self.central_system.connection.has_tls
 
 
 def policy_of(config: OCPPConfig, charge_point: ChargePoint) -> Policy:
@@ -327,58 +289,13 @@ def parse(node: Node, reporter: Reporter) -> OCPPConfig:
     """The section of a whole file. Raises Refused when nothing can be made of it."""
     config = read_section(OCPPConfig, node, reporter)
     central_system = node.member("centralSystem") or node
-    _check_connection(config.central_system, central_system, reporter)
-    _check_logins(config.central_system, central_system, reporter)
+    check_entrance(config.central_system, central_system, reporter)
     points = node.member("chargePoints")
-    if points is None or points.value == ():
+    entries = points.value if points is not None and isinstance(points.value, tuple) else ()
+    if len(entries) == len(config.charge_points):  # else one of them is refused already
+        for point, entry in zip(config.charge_points, entries, strict=True):
+            check_logins(point.security or (), entry, reporter)
+        check_patterns([point.id_pattern for point in config.charge_points], entries, reporter)
+    if not entries and config.central_system.unknown_charge_point == "reject":
         reporter.doubt(node, "there are no charge points, so none may connect")
     return config
-
-
-def _check_connection(central_system: CentralSystem, node: Node, reporter: Reporter) -> None:
-    connection = central_system.connection
-    connection_node = node.member("connection") or node
-    if connection.type == "tls":
-        for key in ("cert", "key"):
-            if connection_node.member(key) is None:
-                reporter.missing(connection_node, key, "is missing: type tls needs cert and key")
-        if connection.cert and connection.key:
-            fault = key_pair_fault(connection.cert, connection.key, connection.password)
-            if fault:
-                reporter.fault(connection_node, fault)
-    elif not is_loopback(central_system.host):
-        reporter.warning(
-            node.member("host") or node,
-            f"others than this machine reach {printable(central_system.host)} without TLS; passwords travel readable",
-        )
-
-
-def _check_logins(central_system: CentralSystem, node: Node, reporter: Reporter) -> None:
-    security = node.member("security")
-    if not central_system.security and (security is None or security.value == ()):
-        if not is_loopback(central_system.host):
-            reporter.warning(node, "without security entries every charge point that knows a fitting id may connect")
-        return
-    for entry in security.value if security is not None and isinstance(security.value, tuple) else ():
-        _check_login(entry, reporter)
-
-
-def _check_login(node: Node, reporter: Reporter) -> None:
-    if not isinstance(node.value, Mapping):
-        return
-    kind = read_object(node, reporter).get("type")
-    key = {"token": "tokens", "basic": "credentials"}.get(str(kind.value) if kind else "")
-    if key is None:
-        return
-    listed = node.member(key)
-    if listed is None or listed.value == ():
-        reporter.missing(node, key, "is missing or empty, so this entry lets nobody in")
-        return
-    for item in listed.value if isinstance(listed.value, tuple) else ():
-        secret_node = item.member("password") if key == "credentials" else item
-        if secret_node is None or not isinstance(secret_node.value, str):
-            continue
-        if not secret_node.value.strip():
-            reporter.fault(secret_node, "is empty")
-        elif secret_node.value in _SAMPLE_SECRETS:
-            reporter.warning(secret_node, "is the one of the sample file; set a real one")

@@ -1,0 +1,1 @@
+"""Charge points on libraries that none of us wrote; programs of their own, started by tests/scenarios/test_ocpp_*."""
