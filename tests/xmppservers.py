@@ -219,8 +219,8 @@ class Ejabberd(XMPPServer):
                 "HOME": str(self.folder),
             },
         )
-        program.wait_for(r"is started in the node")
-        program.wait_for(r"users are ready")
+        for _ in range(2):  # in either order: the second is not the server's log
+            program.wait_for(r"is started in the node|users are ready")
         return program
 
     def _config(self) -> str:
@@ -258,7 +258,7 @@ modules:
   mod_roster: {{}}
   mod_offline: {{}}
   mod_ping: {{}}
-  mod_stream_mgmt: {{resume_timeout: {self.resume_seconds}, max_ack_queue: 5000}}
+  mod_stream_mgmt: {{resume_timeout: {self.resume_seconds}, max_ack_queue: 5000, resend_on_timeout: if_offline}}
 {self.extra}
 """
 

@@ -105,10 +105,9 @@ class CutTests(LinkCase):
         listener.answer = lambda element: fails_once(element) if element.name == "message" else None
         for number in range(5):
             device.send(message(gateway.jid, str(number)))
-        await listener.until(lambda: {"0", "1", "2", "3", "4"} <= set(listener.bodies) and len(listener.ups) == 2)
+        await listener.until_bodies(6)
+        self.assertEqual(listener.bodies, ["0", "1", "2", "2", "3", "4"])
         self.assertIn("could not be stored", events.of(link_events.SessionLost)[0].why)
-        again = listener.bodies[listener.bodies.index("2") + 1 :]
-        self.assertIn("2", again)
 
     async def test_acknowledged_only(self):
         """Without resumption the server gives what was not counted to the next session."""
@@ -162,7 +161,6 @@ class CutTests(LinkCase):
         """The same where it said no goodbye: messages that it never counted are sent once more."""
         server = self.server()
         gateway, listener, _ = await self.up(server)
-        _, other, _ = await self.up(server, "device")
         server.freeze()
         for number in range(3):
             gateway.send(message(f"device@{server.domain}", str(number)))
@@ -170,12 +168,16 @@ class CutTests(LinkCase):
         server.restart()
         await listener.next_up(2)
         self.assertFalse(gateway.resumed)
-        await other.until(lambda: set(other.bodies) == set("012"))
+        # The device comes later: ejabberd loses sight of offline messages that are stored as their receiver logs in.
+        await pause(0.5)
+        _, other, _ = await self.up(server, "device")
+        self.assertEqual(set(await other.until_bodies(3)), set("012"))
 
     async def test_server_hangs(self):
         """A server that keeps the connection and says nothing is left within the ping's time, and found again."""
         server = self.server()
-        gateway, listener, events = await self.up(server, pingPeriodSeconds=1, pingTimeoutSeconds=1, loginTimeoutSeconds=2)
+        keys = {"pingPeriodSeconds": 1, "pingTimeoutSeconds": 1, "loginTimeoutSeconds": 2}
+        gateway, listener, events = await self.up(server, **keys)
         await pause(2.5)
         self.assertEqual(listener.downs, [])
         server.freeze()
@@ -183,7 +185,7 @@ class CutTests(LinkCase):
         await listener.until(lambda: listener.downs)
         self.assertLess(gateway._clock.seconds() - began, 3.5)
         self.assertIn("not answered", listener.downs[0])
-        await listener.until(lambda: events.of(link_events.SessionFailed), 15)
+        await self.told(events, link_events.SessionFailed)
         self.assertIn("no login came about", events.of(link_events.SessionFailed)[0].why)
         server.thaw()
         await listener.next_up(2)
@@ -213,7 +215,7 @@ class CutTests(LinkCase):
         self.assertFalse(first.connected)
 
     async def test_stop(self):
-        """Stopping takes in what is under way, waits for the store, and closes the stream; the server keeps the rest."""
+        """Stopping takes in what is under way, waits for the store, closes the stream; the server keeps the rest."""
         server = self.server()
         gateway, listener, _ = await self.up(server)
         device, _, _ = await self.up(server, "device")

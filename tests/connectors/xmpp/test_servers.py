@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet import reactor
-
 from tbgw.connectors.xmpp import link_events
-from tests.connectors.xmpp.links import LinkCase, NotedEvents, body, message, pause
+from tests.connectors.xmpp.links import LinkCase, body, message, pause
 from tests.test_tls import Issued, authority, issue
 from tests.xmppservers import COMPONENT, DOMAIN, XMPPServer, start
 
@@ -38,12 +36,6 @@ class LoginTests(LinkCase):
         await self.told(events, link_events.SessionFailed)
         self.assertEqual(listener.ups, [])
         return str(events.of(link_events.SessionFailed)[0].line())
-
-    async def told(self, events: NotedEvents, kind: Any, count: int = 1, seconds: float = 20.0) -> None:
-        end = reactor.seconds() + seconds
-        while len(events.of(kind)) < count:
-            self.assertLess(reactor.seconds(), end, [event.line() for event in events.told])
-            await pause(0.02)
 
     async def test_starttls(self):
         """STARTTLS with a verified certificate and the best SCRAM; stanzas go both ways, as they were written."""
