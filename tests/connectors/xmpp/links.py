@@ -21,7 +21,7 @@ from tbgw.metrics import Counters
 from tests.config.fakes import tree
 from tests.xmppservers import XMPPServer as RunningServer
 
-SECONDS = 8.0
+SECONDS = 30.0
 
 
 class NotedEvents(Events):

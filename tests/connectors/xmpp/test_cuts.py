@@ -129,7 +129,7 @@ class CutTests(LinkCase):
         gateway, listener, _ = await self.up(server)
         device, other, _ = await self.up(server, "device")
         held: list[Element] = []
-        other.answer = lambda element: held.append(element)  # type: ignore[func-returns-value] # None is the answer
+        other.answer = lambda element: held.append(element)
         asked = Element((None, "iq"))
         asked["type"], asked["to"] = "get", device.jid
         asked.addElement(("urn:example", "question"))
@@ -176,7 +176,7 @@ class CutTests(LinkCase):
     async def test_server_hangs(self):
         """A server that keeps the connection and says nothing is left within the ping's time, and found again."""
         server = self.server()
-        keys = {"pingPeriodSeconds": 1, "pingTimeoutSeconds": 1, "loginTimeoutSeconds": 2}
+        keys: dict[str, Any] = {"pingPeriodSeconds": 1, "pingTimeoutSeconds": 1, "loginTimeoutSeconds": 2}
         gateway, listener, events = await self.up(server, **keys)
         await pause(2.5)
         self.assertEqual(listener.downs, [])
