@@ -46,7 +46,8 @@ bench: $(VENV)/.ready-test packages
 # The real servers and clients that the tests speak with. Without apt, or without the right to use it, the tests that
 # need a missing one are skipped, each saying so.
 packages:
-	@sh tools/packages.sh mosquitto mosquitto-clients netcat-openbsd socat chromium chromium-driver nodejs npm
+	@sh tools/packages.sh mosquitto mosquitto-clients netcat-openbsd socat chromium chromium-driver nodejs npm \
+	    prosody ejabberd
 
 # Charge points on JavaScript libraries; see tests/clients.
 clients: packages
