@@ -444,6 +444,7 @@ class RequestTests(ConnectorCase):
         ):
             failed = self.failure_of(self.execute({"iq": "get", "xml": xml}))
             self.assertIn("bad parameters", failed, xml)
+        params: Any
         for params in (
             None,
             {},

@@ -100,7 +100,7 @@ class CommandTests(ReadOutCase):
     def test_queued(self) -> None:
         """A queued read-out is told started later, and goes on as any."""
         answer = self.begin(params={"when": "2026-01-01T00:00:05Z", "timeoutMs": 60000})
-        self.assertEqual(self.payload["when"], "2026-01-01T00:00:05.000Z")
+        self.assertEqual(self.payload["when"], "2026-01-01T00:00:05Z")
         self.reply(f"<accepted xmlns='{SENSOR}' seqnr='{self.seqnr}' queued='true'/>")
         self.clock.advance(50)
         self.send(f"<started xmlns='{SENSOR}' seqnr='{self.seqnr}'/>")
@@ -113,7 +113,7 @@ class CommandTests(ReadOutCase):
             "fieldTypes": ["momentary", "historicalDay"],
             "nodes": ["n1"],
             "fields": ["T"],
-            "from": 1_767_225_600_000,
+            "from": 1_767_225_600_001,
             "to": "2026-01-02T00:00:00Z",
         }
         answer = self.begin(params=params)
@@ -123,8 +123,8 @@ class CommandTests(ReadOutCase):
                 "seqnr": self.seqnr,
                 "momentary": "true",
                 "historicalDay": "true",
-                "from": "2026-01-01T00:00:00.000Z",
-                "to": "2026-01-02T00:00:00.000Z",
+                "from": "2026-01-01T00:00:00.001Z",
+                "to": "2026-01-02T00:00:00Z",
             },
         )
         self.assertEqual(
