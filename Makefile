@@ -46,7 +46,7 @@ bench: $(VENV)/.ready-test packages
 # The real servers and clients that the tests speak with. Without apt, or without the right to use it, the tests that
 # need a missing one are skipped, each saying so.
 packages:
-	@sh tools/packages.sh mosquitto mosquitto-clients netcat-openbsd socat chromium chromium-driver
+	@sh tools/packages.sh mosquitto mosquitto-clients netcat-openbsd socat chromium chromium-driver prosody ejabberd
 
 # The stamp comes last, so that an interrupted set-up begins anew.
 $(VENV)/.made:

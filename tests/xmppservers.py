@@ -136,7 +136,8 @@ class Prosody(XMPPServer):
         accounts = self.folder / "data" / self.domain.replace(".", "%2e") / "accounts"
         accounts.mkdir(parents=True, exist_ok=True)
         for user, password in self.users.items():
-            (accounts / f"{user}.dat").write_text(f'return {{ ["password"] = {json.dumps(password)}; }};\n')
+            quoted = json.dumps(password, ensure_ascii=False)  # which is how Lua writes it
+            (accounts / f"{user}.dat").write_text(f'return {{ ["password"] = {quoted}; }};\n')
         config = self.folder / "prosody.cfg.lua"
         config.write_text(self._config())
         program = Program(self.test, [need("prosody"), "--config", str(config), "-F"])
@@ -200,7 +201,7 @@ class Ejabberd(XMPPServer):
         config = self.folder / "ejabberd.yml"
         config.write_text(self._config())
         register = "".join(
-            f"ejabberd_auth:try_register(<<{json.dumps(user)}>>,<<{json.dumps(self.domain)}>>,<<{json.dumps(secret)}>>),"
+            f"ejabberd_auth:try_register({_binary(user)},{_binary(self.domain)},{_binary(secret)}),"
             for user, secret in self.users.items()
         )
         program = Program(
@@ -218,8 +219,8 @@ class Ejabberd(XMPPServer):
                 "HOME": str(self.folder),
             },
         )
-        program.wait_for(r"is started in the node")
-        program.wait_for(r"users are ready")
+        for _ in range(2):  # in either order: the second is not the server's log
+            program.wait_for(r"is started in the node|users are ready")
         return program
 
     def _config(self) -> str:
@@ -257,9 +258,14 @@ modules:
   mod_roster: {{}}
   mod_offline: {{}}
   mod_ping: {{}}
-  mod_stream_mgmt: {{resume_timeout: {self.resume_seconds}, max_ack_queue: 5000}}
+  mod_stream_mgmt: {{resume_timeout: {self.resume_seconds}, max_ack_queue: 5000, resend_on_timeout: if_offline}}
 {self.extra}
 """
+
+
+def _binary(text: str) -> str:
+    """As Erlang writes it, whatever letters it has."""
+    return f"<<{','.join(map(str, text.encode()))}>>"
 
 
 def start(kind: str, test: SynchronousTestCase, users: Mapping[str, str], **options: Any) -> XMPPServer:

@@ -459,7 +459,7 @@ class XMPPLink(Service):
         """Abort the connection. The session may be resumed."""
         if self._stream is not None and self._stream.transport is not None:
             self._failure = self._failure or LoginFailed(why)
-            self._stream.transport.abortConnection()
+            self._stream.abort()
 
     def _ping(self) -> None:
         ping = Element((None, "iq"))

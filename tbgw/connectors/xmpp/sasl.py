@@ -139,8 +139,8 @@ def _why_none(offered: Sequence[str], who: Credentials, around: Circumstances) -
     said = f"no way to log in that both allow; the server offers {names}"
     if not who.username:
         return f"{said}; a JID without a name before the @ logs in anonymously"
-    if not who.password and not who.has_certificate:
-        return f"{said}; there is neither a password nor a client certificate"
+    if not who.password:
+        return f"{said}; there is neither a password nor, with EXTERNAL offered, a client certificate"
     if around.must_bind:
         return f"{said}; channelBinding is require"
     if "PLAIN" in offered and not around.encrypted and "PLAIN" in around.allowed:

@@ -262,10 +262,14 @@ class LinkStream(xmlstream.XmlStream):
         self.producing = True
         self.transport.registerProducer(producer, True)
 
-    def _break(self, why: str) -> None:
+    def abort(self) -> None:
+        """End the connection at once. What is in the buffer is not looked at any more."""
         self._broken = True
-        self._session.stream_broken(why)
         self.transport.abortConnection()
+
+    def _break(self, why: str) -> None:
+        self._session.stream_broken(why)
+        self.abort()
 
     def send(self, obj: Any) -> None:
         """As Twisted's; stanzas are told to the session first. Raises StanzaNotSendable."""

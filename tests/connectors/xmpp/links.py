@@ -21,7 +21,7 @@ from tbgw.metrics import Counters
 from tests.config.fakes import tree
 from tests.xmppservers import XMPPServer as RunningServer
 
-SECONDS = 8.0
+SECONDS = 30.0
 
 
 class NotedEvents(Events):
@@ -164,3 +164,9 @@ class LinkCase(TestCase):
         link, listener, events = self.link(self.settings(server, user, **keys))
         await listener.next_up()
         return link, listener, events
+
+    async def told(self, events: NotedEvents, kind: Any, count: int = 1, seconds: float = 20.0) -> None:
+        end = reactor.seconds() + seconds
+        while len(events.of(kind)) < count:
+            self.assertLess(reactor.seconds(), end, [event.line() for event in events.told])
+            await pause(0.02)
