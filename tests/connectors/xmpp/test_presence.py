@@ -112,6 +112,22 @@ class PresenceTests(ConnectorCase):
         self.assertEqual(self.readings[-1].attributes["xmppError"], "gone: the device is offline")
         self.assertEqual(self.readings[-1].attributes["xmppStatus"], "online")
 
+    def test_one_device_by_two_entries(self) -> None:
+        """A device that two entries name is gone when both JIDs are; a command goes to the one that spoke last."""
+        entry = {**PUMP, "serverSideRpc": [{"methodRPC": "do", "withResponse": False}]}
+        self.make({**entry, "jid": f"{BARE}/a"}, {**entry, "jid": f"{BARE}/b"})
+        self.come(f"{BARE}/a")
+        self.come(f"{BARE}/b")
+        for resource in ("a", "b", "a"):
+            self.say('{"v": 1}', f"{BARE}/{resource}")
+        self.connector.command("Pump", "do", 1)
+        self.assertEqual([one["to"] for one in self.link.take()], [f"{BARE}/a"])
+        self.assertEqual(len({id(one.device) for one in self.readings}), 1)
+        self.go(f"{BARE}/a")
+        self.assertNotIn(("disconnected", "Pump"), self.ingest.log)
+        self.go(f"{BARE}/b")
+        self.assertEqual(self.ingest.log[-1], ("disconnected", "Pump"))
+
     def test_no_status_attributes(self) -> None:
         """Outcomes are told only where they are wanted."""
         self.make({**PUMP, "statusAttributes": False, "serverSideRpc": [{"methodRPC": "do", "withResponse": False}]})
