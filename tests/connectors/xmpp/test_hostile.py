@@ -89,9 +89,10 @@ class HostileTests(LinkCase):
         server = self.server()
         gateway, listener, events = await self.up(server)
         device, _, _ = await self.up(server, "device")
-        deep = f"<message to='{gateway.jid}' type='chat'>{'<a>' * self.depth}{'</a>' * self.depth}<body>deep</body></message>"
+        nest = "<a>" * self.depth + "</a>" * self.depth
+        deep = f"<message to='{gateway.jid}' type='chat'>{nest}<body>deep</body></message>"
         device._stream.send(deep)
-        wide = f"<message to='{gateway.jid}' type='chat'>{'<a/>' * 20_000}<body>wide</body></message>"
+        wide = f"<message to='{gateway.jid}' type='chat'>{'<a/>' * 20_000}</message>"
         device._stream.send(wide)
         device.send(message(gateway.jid, "behind"))
         await listener.until(lambda: "behind" in listener.bodies)
