@@ -1,4 +1,4 @@
-"""Both directions between XMPP devices and the sandbox, over real servers, through the whole gateway in this process."""
+"""Both directions between XMPP devices and the sandbox, over real servers; the whole gateway is in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.words.xish.domish import Element
 
 from tbgw.service import Gateway, load
 from tbgw.thingsboard import payloads, topics
-from tests.connectors.xmpp.links import Listener, LinkCase, body, message, presence
+from tests.connectors.xmpp.links import LinkCase, Listener, body, message, presence
 from tests.programs import free_port
 from tests.xmppservers import XMPPServer, start
 
@@ -150,7 +150,7 @@ class _SandboxTests:
         self.published.clear()
 
     async def test_presence(self: Any) -> None:
-        """The device asks for our presence, is accepted and asked in turn; then its presence connects it, and ends it."""
+        """The device asks for our presence, is accepted and asked in turn; then its own connects it, and ends it."""
         listener = await self.begin()
         bare = f"gateway@{self.server.domain}"
         self.say(json.dumps({"serialNumber": "TMP-9", "temp": 1, "hum": 2}))

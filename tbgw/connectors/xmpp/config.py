@@ -85,7 +85,7 @@ def _check_plugins(config: XMPPConfig, node: Node, reporter: Reporter) -> None:
         if plugin not in PLUGINS:
             reporter.warning(place, f"{plugin} is unknown here, and without effect; there are {', '.join(PLUGINS)}")
     for device in config.devices:
-        sends = {one.send for one in (*device.rpcs, *device.attribute_updates)}
+        sends = {rpc.send for rpc in device.rpcs} | {update.send for update in device.attribute_updates}
         if "xep_0323" not in plugins and (device.readout is not None or "readout" in sends):
             reporter.doubt(place, f"{device.jid} is to be read out, but xep_0323 is not named")
         if "xep_0325" not in plugins and "control" in sends:

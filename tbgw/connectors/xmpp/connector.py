@@ -296,9 +296,11 @@ class XMPPConnector(Service):
 
     def _sensor_data(self, sender: Sender, element: Element, stored: list[IReceipt]) -> None:
         for event in iot_sensor_data.read_message(element):
-            read_out = self._read_outs.event(sender.address.full, event)
             if isinstance(event, Fields):
-                stored += self._fields(sender, event, None if read_out is None else read_out.request)
+                # Readings first: whoever waits for the read-out finds them handed in when it is over.
+                request = self._read_outs.request_of(sender.address.full, event.seqnr)
+                stored += self._fields(sender, event, request)
+            self._read_outs.event(sender.address.full, event)
 
     def _fields(self, sender: Sender, event: Fields, request: ReadRequest | None) -> list[IReceipt]:
         """Hand the values in, to all entries of the JID. `request`: what was asked for; None: nothing."""

@@ -160,8 +160,9 @@ def cancel_element(seqnr: str) -> Element:
 
 
 def iso_time(ms: int) -> str:
-    """A time as XEP-0082 writes it."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """A time as XEP-0082 writes it; a whole second without a fraction, which not every device reads."""
+    timespec = "milliseconds" if ms % 1000 else "seconds"
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def read_reply(iq: Element) -> Accepted | Rejected | Fields | None:

@@ -41,6 +41,8 @@ def parse_jid(text: str) -> Address | None:
         return None
     try:
         jid = JID(text)
-    except (InvalidFormat, UnicodeError, ValueError):
+    except (InvalidFormat, UnicodeError, ValueError, IndexError):
+        return None  # IndexError: Twisted's own, for a domain with an empty label such as "."
+    if not jid.host:
         return None
     return Address(jid.user or "", jid.host or "", jid.resource or "")

@@ -8,6 +8,7 @@ Invariants:
   such a device is connected by its messages, and never told gone.
 * After a login that is no resumption, everything that was known is in doubt. Who does not show up within
   `SETTLE_SECONDS` is gone: servers send the presence of those who are there, and of others nothing.
+* A device that several entries name is gone when it is gone on all of their JIDs.
 * While the gateway has no session with the XMPP server nothing is told: it knows nothing then.
 * Attributes of a device that is gone are held until it is back. Sent at once, they would connect it in ThingsBoard.
 """
@@ -82,7 +83,10 @@ class Station:
 class Recipient:
     """One device name. Compared by identity."""
 
-    __slots__ = ("device", "entry", "held", "last", "last_delay_ms", "last_ms", "spoke", "station", "told", "units")
+    __slots__ = (
+        "device", "entry", "held", "last", "last_delay_ms", "last_ms", "nodes", "spoke", "station", "told", "twins",
+        "units",
+    )  # fmt: skip
 
     def __init__(self, device: Device, entry: Any, station: Station) -> None:
         self.device = device
@@ -102,6 +106,10 @@ class Recipient:
         """Attributes that wait until the device is back."""
         self.units: dict[str, str] = {}
         """Units that were told, by key."""
+        self.nodes: dict[str, Recipient] = {}
+        """Devices of the nodes behind it (XEP-0323), by name."""
+        self.twins: list[Recipient] = []
+        """All of this name, itself included; there are several where several entries name the same device."""
 
     @property
     def online(self) -> bool | None:
@@ -198,12 +206,14 @@ class Presences:
         station.doubtful = False
         station.online = False
         for recipient in tuple(station.recipients):
-            if recipient.entry.follows_presence and recipient.told not in (None, "offline"):
+            has_other = any(twin.online and twin is not recipient for twin in recipient.twins)
+            if recipient.entry.follows_presence and recipient.told not in (None, "offline") and not has_other:
                 self._accept(recipient, {STATUS: "offline"})
             recipient.told = "offline"
             if recipient.entry.follows_presence and recipient.spoke:
                 recipient.spoke = False
-                self._ingest.disconnected(recipient.device)
+                if not has_other:
+                    self._ingest.disconnected(recipient.device)
 
     # What is told to ThingsBoard.
 

@@ -110,11 +110,16 @@ class ReadOuts:
         )
         return read_out.result
 
-    def event(self, jid: str, event: Event) -> ReadOut | None:
-        """A message of a device says this. The read-out that it belongs to, which may be over with it."""
+    def request_of(self, jid: str, seqnr: str) -> ReadRequest | None:
+        """What was asked for by the read-out of this number; None: none such is under way."""
+        read_out = self._under_way.get((jid, seqnr))
+        return None if read_out is None else read_out.request
+
+    def event(self, jid: str, event: Event) -> None:
+        """A message of a device says this; the read-out that it belongs to, if any, may be over with it."""
         read_out = self._under_way.get((jid, event.seqnr))
         if read_out is None:
-            return None
+            return
         if isinstance(event, Started):
             read_out.state = "started"
         elif isinstance(event, Fields):
@@ -125,7 +130,6 @@ class ReadOuts:
             read_out.errors += event.errors[: MAX_ERRORS - len(read_out.errors)]
             if event.done:
                 self._done(read_out)
-        return read_out
 
     def close(self) -> None:
         """The connector stops: nothing waits any more."""

@@ -66,14 +66,16 @@ class Intake:
         self._name = compile_name(config.name)
         self._profile = compile_name(config.profile)
         self._form = config.body_format
-        self.needs_body = self._name.needs_body
-        self._is_fixed = self._name.constant is not None and self._profile.constant is not None
+        self._is_of_sender = not self._name.needs_body and not self._profile.needs_body
+        """Whether a sender is always the same device, so that it need be named once."""
         self._converter = Converter(
             tuple((point.key, point.value) for point in config.timeseries),
             tuple((point.key, point.value) for point in config.attributes),
             config.timestamp,
             self._skipped,
         )
+        self._own: dict[str, Recipient] = {}
+        """By name: this entry's. Another entry may have one of the same name, e.g. for another resource."""
         self._last_of_bare: dict[str, Recipient] = {}
 
     def read(self, text: str) -> Body:
@@ -82,9 +84,10 @@ class Intake:
 
     def recipient(self, sender: Sender, body: Body | None) -> Recipient | None:
         """Whose message it is. None: nobody's, which is told."""
-        if self._is_fixed:
+        if self._is_of_sender:
             known = sender.last.get(self)
-            if known is not None:
+            if known is not None and known.station is sender.station:
+                self._routes.recipients[known.device.name] = known
                 return known
         name = self._name.make(sender.address, body)
         if not name or not is_device_name(name):
@@ -92,11 +95,14 @@ class Intake:
             if known is None and body is not None:
                 self._events.emit(DeviceNotNamed(self._connector, sender.address.full, self.config.name))
             return known
-        known = self._routes.recipients.get(name)
-        if known is None or known.entry is not self:
+        known = self._own.get(name)
+        if known is None:
             known = self._routes.make(self, name, self._profile.make(sender.address, body), sender.station)
             if known is None:
                 return None
+            self._own[name] = known
+        else:
+            self._routes.recipients[name] = known
         if known.station is not sender.station:
             known.station.recipients.pop(known, None)
             known.station = sender.station
@@ -107,13 +113,14 @@ class Intake:
 
     def beforehand(self, address: Address) -> None:
         """Make the device now if its name can be known, so that it can be commanded before it ever wrote (X-05)."""
-        if self.needs_body:
+        if not self._is_of_sender:
             return
         name = self._name.make(address, None)
         if name and is_device_name(name):
             station = self._routes.presences.station(address)
             known = self._routes.make(self, name, self._profile.make(address, None), station)
             if known is not None:
+                self._own[name] = known
                 self._last_of_bare.setdefault(address.bare, known)
 
     def take(
@@ -174,7 +181,7 @@ class Routes:
     ) -> None:
         self.presences = presences
         self.recipients: dict[str, Recipient] = {}
-        """By device name."""
+        """By device name; of several with one name, from several entries, the one that spoke last."""
         self.made: Callable[[Recipient], None] = lambda recipient: None
         """Called for every new device name."""
         self._connector = connector
@@ -256,16 +263,19 @@ class Routes:
         if known is None and len(self.recipients) >= self._max_devices:
             self._events.emit(DeviceLimitReached(self._connector, name, self._max_devices))
             return None
-        if known is not None:
-            known.station.recipients.pop(known, None)
         template = intake.template
-        if name == template.name and (profile or "default") == template.profile:
+        if known is not None:
+            device = known.device  # one device, of whichever entry came first: profile and report plan are its own
+        elif name == template.name and (profile or "default") == template.profile:
             device = template
         else:
             device = Device(
                 name, profile or "default", template.connector, template.connector_type, template.report
             )
         made = self.recipients[name] = Recipient(device, intake, station)
+        if known is not None:
+            made.twins = known.twins
+        made.twins.append(made)
         station.recipients[made] = None
         if station.online:
             self.presences.tell(made)
@@ -274,12 +284,12 @@ class Routes:
 
     def node_of(self, intake: Intake, name: str, concentrator: Recipient) -> Recipient | None:
         """The device for a node behind another one, by its name; None when it cannot be."""
-        known = self.recipients.get(name)
-        if known is not None and known.entry is intake and known.station is concentrator.station:
-            return known
-        if not is_device_name(name):
-            return None
-        return self.make(intake, name, concentrator.device.profile, concentrator.station)
+        known = concentrator.nodes.get(name)
+        if known is None and is_device_name(name):
+            known = self.make(intake, name, concentrator.device.profile, concentrator.station)
+            if known is not None:
+                concentrator.nodes[name] = known
+        return known
 
     def accept(
         self, recipient: Recipient, telemetry: tuple[tuple[int, dict[str, Value]], ...], attributes: dict[str, Value]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element, elementStream
@@ -94,7 +94,13 @@ class FakeLink(Service):
                 answer.errback(RequestTimedOut("no answer came"))
 
         timer = self._clock.callLater(timeout_seconds, overdue)
-        return answer.addBoth(lambda result: (timer.active() and timer.cancel(), result)[1])
+
+        def ended(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            return result
+
+        return answer.addBoth(ended)
 
     def advertise(self, features: Iterable[str]) -> None:
         self.features += features
@@ -107,6 +113,15 @@ class FakeLink(Service):
 
     def status(self) -> Mapping[str, Any]:
         return {}
+
+    def stopService(self) -> Deferred[None]:
+        """As the real one: whoever still waits is told."""
+        super().stopService()
+        self.connected = False
+        for _, answer in self.requests:
+            if not answer.called:
+                answer.errback(LinkGone("the connector stopped"))
+        return succeed(None)
 
     # What the test does.
 

@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from zope.interface import implementer
 
 from tbgw.errors import StoreError, StoreFull
-from tbgw.interfaces import IConnector, IPausable, IStatusSource
+from tbgw.interfaces import IConnector, IPausable, IReceipt, IStatusSource
 from tests.connectors.xmpp.fakes import NOW_MS, ConnectorCase, element
 
 SEED: dict[str, Any] = {
@@ -94,7 +95,7 @@ class MessageTests(ConnectorCase):
         """What is returned for a message fires when its reading is stored, and not before."""
         self.make(PUMP)
         waiting: Deferred[None] = Deferred()
-        self.ingest.accept = lambda reading: Waits(waiting)  # type: ignore[method-assign,assignment] # for this test
+        self.ingest.accept = lambda reading: Waits(waiting)  # type: ignore[method-assign] # for this test
         done = self.say('{"v": 1}')
         self.assertNoResult(done)
         waiting.callback(None)
@@ -103,9 +104,9 @@ class MessageTests(ConnectorCase):
     def test_store_is_full_or_broken(self) -> None:
         """A full store drops for good, so the stanza is done with; a broken one is the link's to know."""
         self.make(PUMP)
-        self.ingest.accept = lambda reading: Waits(fail(StoreFull("full")))  # type: ignore[method-assign,assignment] # for this test
+        self.ingest.accept = lambda reading: Waits(fail(StoreFull("full")))  # type: ignore[method-assign] # for this test
         self.successResultOf(self.say('{"v": 1}'))
-        self.ingest.accept = lambda reading: Waits(fail(StoreError("disk")))  # type: ignore[method-assign,assignment] # for this test
+        self.ingest.accept = lambda reading: Waits(fail(StoreError("disk")))  # type: ignore[method-assign] # for this test
         self.failureResultOf(self.say('{"v": 1}'), StoreError)
 
     def test_two_entries_with_one_jid(self) -> None:
@@ -128,8 +129,9 @@ class MessageTests(ConnectorCase):
         """The message's own time counts, then the server's note of a delay, then the arrival."""
         self.make(PUMP)
         self.say('{"v": 1, "ts": 1700000000123}')
-        self.say('{"v": 2, "ts": "2024-01-01T00:00:00Z"}', inner="<delay xmlns='urn:xmpp:delay' stamp='2025-01-01T00:00:00Z'/>")
-        self.say('{"v": 3}', inner="<delay xmlns='urn:xmpp:delay' stamp='2025-01-01T00:00:00Z'/>")
+        delay = "<delay xmlns='urn:xmpp:delay' stamp='2025-01-01T00:00:00Z'/>"
+        self.say('{"v": 2, "ts": "2024-01-01T00:00:00Z"}', inner=delay)
+        self.say('{"v": 3}', inner=delay)
         self.say('{"v": 4}', inner="<x xmlns='jabber:x:delay' stamp='20250101T00:00:00'/>")
         self.say('{"v": 5, "ts": "yesterday"}')
         self.say('{"v": 6}', inner="<delay xmlns='urn:xmpp:delay' stamp='never'/>")
@@ -179,6 +181,7 @@ class MessageTests(ConnectorCase):
         self.assertEqual(self.ingest.sources, [])
 
 
+@implementer(IReceipt)
 class Waits:
     """A receipt that the test settles."""
 
