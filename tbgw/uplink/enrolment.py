@@ -174,7 +174,7 @@ class _Factory(Factory):
 class Enrolment(Service):
     """
     Starts `uplink` as soon as there are credentials, and stops it. `in_thread` runs what touches the disk, one job
-    after the other; `now` is the wall clock. `started(login)` is called with the credentials that are used.
+    after the other; `now` is the wall clock.
     """
 
     name = "enrolment"
@@ -192,7 +192,6 @@ class Enrolment(Service):
         in_thread: Callable[[Callable[[], None]], Deferred[None]],
         now: Callable[[], datetime.datetime],
         versions: Callable[[], VersionChoice] = VersionChoice,
-        started: Callable[[Login], None] = lambda login: None,
     ) -> None:
         self._uplink = uplink
         self._plan = plan
@@ -204,12 +203,13 @@ class Enrolment(Service):
         self._in_thread = in_thread
         self._now = now
         self._new_versions = versions
-        self._started = started
         self._work: Deferred[None] | None = None
         self._renewal: Deferred[str] | None = None
         self._log = Logger()
         self.login: Login | None = None
         """The credentials in use; None before there are any."""
+        self.started: Callable[[], None] = _nothing
+        """Called whenever other credentials are in use."""
 
     # IService
 
@@ -290,7 +290,7 @@ class Enrolment(Service):
         self._uplink.redirect(endpoint, where, credentials(login))
         if not self._uplink.running:
             self._uplink.startService()
-        self._started(login)
+        self.started()
 
     async def _provision(self) -> Login:
         """Ask until it is granted."""
@@ -403,6 +403,10 @@ class Enrolment(Service):
 
 
 _OTHER_VERSION = "the server does not take MQTT 5"
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 def _stopped(failure: Failure) -> str:
