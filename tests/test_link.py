@@ -33,9 +33,9 @@ class LinkTests(SynchronousTestCase):
         reporter = Reporter(folder, folder)
         read = read_thingsboard(tree(section), None, reporter)
         self.assertFalse(reporter.faulty, reporter.findings())
-        self.reactor: Any = MemoryReactorClock()
-        self.reactor.suggestThreadPoolSize = lambda size: None
-        return Link(read, self.reactor, Events(Counters(), lambda: 0.0), lambda: "sandboxes")
+        reactor: Any = MemoryReactorClock()
+        reactor.suggestThreadPoolSize = lambda size: None
+        return Link(read, reactor, Events(Counters(), lambda: 0.0), lambda: "sandboxes")
 
     def test_endpoints(self) -> None:
         """Addresses are dialled as they are, names are looked up."""
@@ -74,7 +74,7 @@ class LinkTests(SynchronousTestCase):
         self.assertEqual(self.make().uplink(["x"])._subscriptions, ["x"])
 
     def test_memory(self) -> None:
-        """What is imported before the configuration is read loads no OpenSSL: 12 MiB that a plain link has no use for."""
+        """What is imported before the configuration is read loads no OpenSSL, 12 MiB that a plain link can spare."""
         source = "import sys, tbgw.service; sys.exit('OpenSSL' in sys.modules or 'cryptography' in sys.modules)"
         done = subprocess.run([sys.executable, "-c", source], env={"PYTHONPATH": str(ROOT)}, check=False, timeout=60)
         self.assertEqual(done.returncode, 0)
