@@ -41,7 +41,7 @@ class RemoteCase(TestCase):
 
     async def start(self) -> None:
         """The sandbox runs; the gateway's folder is written."""
-        self.folder = GatewayFolder(self)  # type: ignore[arg-type] # it only wants mktemp and addCleanup
+        self.folder = GatewayFolder(self)
         self.mqtt, self.port = free_port(), free_port()
         self.sandbox = self.make_sandbox(self.folder.path / "sandbox")
         self.sandbox.startService()
@@ -141,7 +141,7 @@ class DeviceTests(RemoteCase):
     """Devices that are renamed and deleted."""
 
     async def test_renamed_and_deleted(self) -> None:
-        """A renamed device goes on under its new name, also after a restart; a deleted one is made anew as it speaks."""
+        """A renamed device goes on under its new name, also after a restart; a deleted one is made anew."""
         gateway = await self.begin()
         self.send(1)
         await self.until(lambda: self.value("Scale") == 1)
