@@ -67,7 +67,7 @@ $(VENV)/.ready-test: $(VENV)/.ready
 # tests that need it are skipped where it cannot be had.
 $(VENV)-sdk/.ready: $(VENV)/.made tests/sdk/requirements.txt
 	@rm -rf $(VENV)-sdk
-	@{ $(PYTHON) -m venv $(VENV)-sdk && $(VENV)-sdk/bin/pip install --quiet -r tests/sdk/requirements.txt && touch $@; } \
+	@{ sh tools/venv.sh $(PYTHON) $(VENV)-sdk && $(VENV)-sdk/bin/pip install --quiet -r tests/sdk/requirements.txt && touch $@; } \
 	  || { rm -rf $(VENV)-sdk; echo "ThingsBoard's SDK cannot be had: its tests are skipped"; }
 
 clean:
