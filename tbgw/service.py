@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -32,8 +32,9 @@ from tbgw.config.thingsboard import session_limits
 from tbgw.connectors.builders import BUILDERS, Surroundings
 from tbgw.connectors.parsers import PARSERS
 from tbgw.errors import StoreError, StoreFull
-from tbgw.interfaces import IStatusSource, IUplinkListener
+from tbgw.interfaces import IStatusSource
 from tbgw.internal_events import Events
+from tbgw.link import Link
 from tbgw.metrics import Counters
 from tbgw.model import Device, SessionLimits
 from tbgw.pipeline.devices import DeviceRegistry
@@ -41,10 +42,12 @@ from tbgw.pipeline.downlink import Downlink
 from tbgw.pipeline.forwarder import Forwarder
 from tbgw.pipeline.ingest import Ingest
 from tbgw.pipeline.packer import MAX_POINTS, PackLimits
-from tbgw.pipeline.ratelimit import SHARE
+from tbgw.pipeline.ratelimit import SHARE, Budget
 from tbgw.spool.runners import CallDirectly, StoreThread
 from tbgw.spool.service import TEND_SECONDS, Spool
 from tbgw.thingsboard import payloads, topics
+from tbgw.uplink.fanout import FanOut
+from tbgw.uplink.own_device import OwnDevice
 from tbgw.version import VERSION
 
 STOP_SECONDS = 5.0
@@ -53,8 +56,6 @@ STOP_SECONDS = 5.0
 DRAIN_SECONDS = 1.5
 """Part of it in which PUBACKs of what is in flight are waited for: each that comes saves a duplicate after the
 restart."""
-
-_MQTT_VERSIONS: Mapping[str, Literal[4, 5] | None] = {"auto": None, "5": 5, "3.1.1": 4}
 
 
 def load(config_dir: Path, data_dir: Path, environ: Mapping[str, str]) -> GatewayConfig:
@@ -79,10 +80,22 @@ class Gateway(Service):
         self._sandbox, self._site = self._build_sandbox()
         self.registry = DeviceRegistry(config.data_dir / "connected_devices.json")
         self.spool = self._build_spool()
-        self.uplink = self._build_uplink()
         section = config.thingsboard
+        maker = Link(section, reactor, self.events, self._sandbox.ensure_token if self._sandbox is not None else None)
+        self.uplink = maker.uplink()
+        self.enrolment = maker.enrolment(
+            self.uplink, config.data_dir, config.config_dir, self.spool.run_in_store_thread
+        )
+        self.own_device = OwnDevice(
+            self.uplink.publish, self.events, reactor, self._now_ms, section.max_payload_bytes, self._own_budget
+        )
         self.downlink = Downlink(
-            self.uplink.publish, self.events, reactor, self.registry.connector, section.max_payload_bytes
+            self.uplink.publish,
+            self.events,
+            reactor,
+            self.registry.connector,
+            section.max_payload_bytes,
+            self.own_device,
         )
         self.forwarder = Forwarder(
             self.spool,
@@ -97,7 +110,16 @@ class Gateway(Service):
             backlog_share=section.backlog_share_percent / 100,
             message_received=self.downlink.message_received,
         )
-        self.uplink.set_listener(_Both(self.downlink, self.forwarder))
+        self.updates = maker.updates(
+            self.own_device, self.uplink.publish, config.data_dir / "packages", self.spool.run_in_store_thread
+        )
+        # Who speaks of devices or asks about them knows of a session before anything of it is sent up.
+        self.link = FanOut(
+            [self.downlink, *self.updates, self.own_device, self.forwarder],
+            [self.own_device.message_received, *[update.message_received for update in self.updates]],
+            self.forwarder.message_received,
+        )
+        self.uplink.set_listener(self.link)
         device_filter = config.device_filter
         self.ingest = Ingest(
             self.spool,
@@ -127,6 +149,7 @@ class Gateway(Service):
         ]
         self.downlink.set_connectors(self.connectors)
         self._statistics = self._build_statistics()
+        self._certificate = self._build_certificate_watch()
         self._importer = self._build_importer()
         self._listening = False
         self._opened: Deferred[None] | None = None
@@ -142,6 +165,11 @@ class Gateway(Service):
             attributes_bytes=payloads.payload_limit(limits, topics.ATTRIBUTES, configured),
             device_points=max(1, points),
         )
+
+    def _own_budget(self, announced: SessionLimits) -> Callable[[str, int], float]:
+        """What keeps the limits of the gateway's own rate in a session."""
+        budget = Budget(session_limits(self._config.thingsboard, announced), self._reactor.seconds())
+        return lambda topic, points: budget.send(topic, 1, points, self._reactor.seconds())
 
     def _build_sandbox(self) -> tuple[Any, Any]:
         section = self._config.sandbox
@@ -252,66 +280,32 @@ class Gateway(Service):
             written = self.spool.run_in_store_thread(lambda: self.registry.write(content))
             written.addErrback(lambda failure: setattr(self.registry, "dirty", True))
 
-    def _build_uplink(self) -> Any:
-        from twisted.internet.endpoints import wrapClientTLS
-
-        from tbgw.mqtt.versions import VersionChoice
-        from tbgw.tls import ClientTLS, client_creator
-        from tbgw.uplink.client import Credentials, Uplink
-        from tbgw.uplink.internal_events import ServerUnverified
-
+    def _build_certificate_watch(self) -> Any:
+        """Looks when our own certificate ends, where there is one or may come one."""
         section = self._config.thingsboard
-        security = section.security
-        if section.proxy_host is not None:
-            from tbgw.mqtt.proxy import HTTPConnectEndpoint
+        provisioned = section.provisioning is not None
+        if section.security.cert is None and not (provisioned and section.security.tls):
+            return None
+        from tbgw.link import utc_now
+        from tbgw.uplink.expiry import CertificateWatch
 
-            proxy = self._dialling(section.proxy_host, section.proxy_port)
-            endpoint: Any = HTTPConnectEndpoint(proxy, section.host, section.port, clock=self._reactor)
-        else:
-            endpoint = self._dialling(section.host, section.port)
-        where = f"{section.host}:{section.port}"
-        if security.tls:
-            tls = ClientTLS(
-                section.host,
-                ca_cert=security.ca_cert,
-                certificate=security.cert,
-                private_key=security.private_key,
-                accept_any_server=security.accept_any_server,
-            )
-            endpoint = wrapClientTLS(client_creator(tls), endpoint)
-            where += " (TLS)"
-            if security.accept_any_server:
-                self.events.emit(ServerUnverified())
-        password = None
-        if security.access_token is not None:
-            username: str | None = security.access_token.reveal()
-        elif security.access_token_file is not None and self._sandbox is not None:
-            username = self._sandbox.ensure_token()  # the sandbox's own file, which did not exist at the check
-        else:
-            username = security.username
-            password = security.password.reveal().encode() if security.password is not None else None
-        return Uplink(
-            endpoint,
-            where,
-            Credentials(security.client_id or "", username, password),
+        def certificate() -> Path | None:
+            login = self.enrolment.login if provisioned else None
+            return login.certificate if login is not None else section.security.cert
+
+        watch = CertificateWatch(
+            certificate,
+            self.own_device,
             clock=self._reactor,
             events=self.events,
-            jitter=_jitter,
-            keep_alive_seconds=section.keep_alive_seconds,
-            versions=VersionChoice(_MQTT_VERSIONS[section.mqtt_version]),
+            now=utc_now,
+            period_seconds=section.security.certificate_check_seconds,
+            days_left=section.security.certificate_days_left,
+            **({"renew": self.enrolment.renew} if provisioned else {}),
         )
-
-    def _dialling(self, host: str, port: int) -> Any:
-        """A TCP endpoint. An address needs no resolver, and so none of the threads that one costs."""
-        from twisted.internet.abstract import isIPAddress, isIPv6Address
-        from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
-
-        if isIPAddress(host):
-            return TCP4ClientEndpoint(self._reactor, host, port)
-        if isIPv6Address(host):
-            return TCP6ClientEndpoint(self._reactor, host, port)
-        self._reactor.suggestThreadPoolSize(1)  # for the system's resolver, the only one who uses that pool
-        return HostnameEndpoint(self._reactor, host.encode("idna"), port)
+        if provisioned:
+            self.enrolment.started = watch.look_again
+        return watch
 
     def build_connector(self, entry: ConnectorEntry) -> Any:
         """The connector of an entry, which then has to be started; None, with a word in the log, when there is none."""
@@ -357,7 +351,8 @@ class Gateway(Service):
         for fault in self.registry.load():
             self.events.emit(RegistryFault(fault=fault))
         self.forwarder.start()
-        for part in (self._sandbox, self._site, self.uplink, self._statistics):
+        parts = (self._sandbox, self._site, *self.updates, self.enrolment, self._statistics, self._certificate)
+        for part in parts:
             if part is not None:
                 IService(part).startService()
         if self._importer is None:
@@ -422,7 +417,8 @@ class Gateway(Service):
             self.ingest.stop()
             if self.uplink.connected and not self.forwarder.idle:
                 await self._drained()
-            link = [part.stopService for part in (self._statistics, self.uplink) if part is not None]
+            parts = (self._statistics, self._certificate, *self.updates, self.enrolment)
+            link = [part.stopService for part in parts if part is not None]
             await self._step("uplink", *link)
             await self._step("store", self.spool.close)
             await self._step("sandbox", *[part.stopService for part in (self._site, self._sandbox) if part is not None])
@@ -470,24 +466,6 @@ class Gateway(Service):
         }
 
 
-@implementer(IUplinkListener)
-class _Both:
-    """The two who live on the link: what goes down knows of a session before anything of it is sent up."""
-
-    def __init__(self, downlink: Downlink, forwarder: Forwarder) -> None:
-        self._downlink = downlink
-        self._forwarder = forwarder
-        self.message_received = forwarder.message_received
-
-    def link_up(self, limits: SessionLimits) -> None:
-        self._downlink.link_up(limits)
-        self._forwarder.link_up(limits)
-
-    def link_down(self, code: int | None = None) -> None:
-        self._downlink.link_down(code)
-        self._forwarder.link_down(code)
-
-
 def _first_command(config: GatewayConfig) -> str:
     """What a newcomer can type to see a first value: a message to the first TCP port of a socket connector."""
     for entry in config.connectors:
@@ -499,12 +477,6 @@ def _first_command(config: GatewayConfig) -> str:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _jitter() -> float:
-    import random
-
-    return random.random()  # noqa: S311 - spreads reconnections, guards nothing
 
 
 def _exit_with(status: int) -> None:

@@ -36,9 +36,10 @@ ALLOWED: dict[str, frozenset[str]] = {
     "internal_events": PURE,
     "thingsboard": PURE,
     "config": PURE,
-    "service": LOW | ROOMS | {"config", "logs"},
-    "tap": LOW | ROOMS | {"config", "logs", "service"},
-    "cli": LOW | ROOMS | {"config", "logs", "service", "tap"},
+    "link": LOW | {"config", "uplink"},
+    "service": LOW | ROOMS | {"config", "link", "logs"},
+    "tap": LOW | ROOMS | {"config", "link", "logs", "service"},
+    "cli": LOW | ROOMS | {"config", "link", "logs", "service", "tap"},
 }
 """What each top-level part of tbgw may import, besides itself."""
 

@@ -10,10 +10,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tbgw.cli import check, sandbox, spool
+from tbgw.cli import attributes, check, claim, provision, rpc, sandbox, spool, telemetry
 from tbgw.version import VERSION
 
-COMMANDS = {"check": check, "spool": spool, "sandbox": sandbox}
+COMMANDS = {
+    "check": check,
+    "spool": spool,
+    "attributes": attributes,
+    "telemetry": telemetry,
+    "rpc": rpc,
+    "claim": claim,
+    "provision": provision,
+    "sandbox": sandbox,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,14 +11,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import ClassVar
 
 from tbgw.config.document import Node, printable
-from tbgw.config.findings import Reporter
+from tbgw.config.findings import ENVIRONMENT, Reporter
 from tbgw.config.schema import NOT_NEEDED, NOT_YET, report_strategy
-from tbgw.config.security import TLS_PORT, Security, report_no_security, settle_security
+from tbgw.config.security import (
+    NO_TOKEN,
+    TLS_PORT,
+    Security,
+    check_placeholder,
+    report_no_security,
+    says_who_we_are,
+    settle_link,
+    settle_security,
+)
 from tbgw.config.settings import (
+    certificate,
     changed,
     config_section,
     flag,
@@ -66,6 +76,11 @@ CLOUD_LIMITS: Mapping[DefaultLimit, tuple[RateLimit, ...]] = {
 
 RateLimits = tuple[RateLimit, ...] | DefaultLimit
 """Limits that hold together, none if empty; or what fits the server."""
+
+_NO_KEY = re.compile(
+    r"(?:put|insert|enter|your|my|the)+(?:device)?(?:provision(?:ing)?)?(?:device)?(?:key|secret)(?:here)?|changeme"
+)
+"""Placeholders of a provisioning key and secret, in lower case and without what is between the words."""
 
 _LIMIT = re.compile(r"\s*([0-9]{1,12})\s*:\s*([0-9]{1,9})\s*")
 
@@ -154,22 +169,75 @@ class ActivitySection:
 
 @config_section
 class ProvisioningSection:
-    """`thingsboard.provisioning`: how the gateway asks ThingsBoard for credentials. Without effect in this version."""
+    """`thingsboard.provisioning`: how the gateway asks ThingsBoard for credentials."""
 
     type: str = one_of(
         "type",
         choices=("AUTO", "ACCESS_TOKEN", "MQTT_BASIC", "X509_CERTIFICATE"),
-        default="ACCESS_TOKEN",
-        doc="Kind of credentials to ask for.",
+        default="",
+        doc="Kind of credentials to ask for; AUTO: whatever ThingsBoard makes. Found by the other keys when left out.",
     )
     device_key: Secret | None = secret("provisionDeviceKey", default=None, doc="Key of the device profile.")
     device_secret: Secret | None = secret("provisionDeviceSecret", default=None, doc="Secret of the device profile.")
-    device_name: str | None = text("deviceName", default=None, doc="Name that the gateway device is to have.")
-    access_token: Secret | None = secret("access_token", "accessToken", default=None, doc="Token to ask for.")
+    device_name: str | None = text(
+        "deviceName", default=None, doc="Name that the gateway device is to have; made up once when left out."
+    )
+    access_token: Secret | None = secret(
+        "access_token", "accessToken", default=None, doc="Token to ask for; made by ThingsBoard when left out."
+    )
     username: str | None = text("username", default=None, doc="MQTT user name to ask for.")
     password: Secret | None = secret("password", default=None, doc="MQTT password to ask for.")
     client_id: str | None = text("client_id", "clientId", default=None, doc="MQTT client id to ask for.")
-    ca_cert: str | None = text("caCert", default=None, doc="PEM file of the certificates to trust.")
+    ca_cert: Path | None = certificate(
+        "caCert", default=None, doc="PEM file of the certificates to trust instead of the system's; turns TLS on."
+    )
+
+
+def _read_command(node: Node, reporter: Reporter) -> tuple[str, ...]:
+    words: tuple[str, ...] = read_items(read_text)(node, reporter)
+    if not words:
+        raise Refused("is empty; give the program and its arguments, each a text of its own")
+    if not PurePath(words[0]).is_absolute():
+        raise Refused("must begin with the full path of a program: there is no shell that would look for it")
+    return words
+
+
+@config_section
+class PackagesSection:
+    """`thingsboard.firmware` and `thingsboard.software`: packages that ThingsBoard offers the gateway's device."""
+
+    enabled: bool = flag("enabled", default=True, doc="Fetch and check what is offered, and tell its state.")
+    command: tuple[str, ...] = setting(
+        "command",
+        read=_read_command,
+        default=(),
+        doc="Program and arguments that a checked package is handed to: the file's path comes as the last argument. "
+        "Without, the package is kept and nothing is done with it.",
+    )
+    command_timeout_seconds: int = integer(
+        "commandTimeoutSeconds",
+        minimum=1,
+        maximum=86_400,
+        default=600,
+        unit="seconds",
+        doc="How long the program may run.",
+    )
+    max_bytes: int = integer(
+        "maxSizeBytes",
+        minimum=1,
+        maximum=2**31,
+        default=256 * 1024 * 1024,
+        unit="bytes",
+        doc="Largest package that is fetched.",
+    )
+    chunk_bytes: int = integer(
+        "chunkSizeBytes",
+        minimum=64,
+        maximum=65_536,
+        default=16_384,
+        unit="bytes",
+        doc="How much is asked for at a time; ThingsBoard allows 65536.",
+    )
 
 
 @config_section
@@ -202,7 +270,19 @@ class ThingsBoardSection:
     )
     security: Security = section(Security, "security", default=Security(), doc="Credentials and TLS.")
     provisioning: ProvisioningSection | None = section(
-        ProvisioningSection, "provisioning", default=None, doc="How to get credentials."
+        ProvisioningSection,
+        "provisioning",
+        default=None,
+        doc="How to get credentials. After the check: None where `security` has credentials, which count then.",
+    )
+    firmware: PackagesSection = section(
+        PackagesSection, "firmware", default=PackagesSection(), doc="Firmware packages for the gateway. Our own key."
+    )
+    software: PackagesSection = section(
+        PackagesSection, "software", default=PackagesSection(), doc="Software packages for the gateway. Our own key."
+    )
+    short_topics: bool = flag(
+        "shortTopics", default=False, doc="Speak the short forms of the gateway's own topics (v2/t ...). Our own key."
     )
     report: ReportStrategy | None = report_strategy("Report strategy of all connectors that have none of their own.")
     device_filtering: DeviceFilteringSection = section(
@@ -333,20 +413,77 @@ def read_thingsboard(node: Node, sandbox_token_file: Path | None, reporter: Repo
     """
     read = read_section(ThingsBoardSection, node, reporter)
     security_node = node.member("security")
+    read = _settle_provisioning(read, node, reporter)
     if read.provisioning is not None:
-        reporter.without_effect(node.member("provisioning") or node, NOT_YET)
-    if security_node is None:
-        report_no_security(node, read.provisioning is not None, reporter)
+        security_node = security_node or Node({}, node.file, node.line, (node.trail, "security"))
+        implied = _provisioning_needs_tls(read.provisioning)
+        security = settle_link(read.security, security_node, read.port, implied, reporter)
+        if read.provisioning.ca_cert is not None:
+            security = changed(security, ca_cert=read.provisioning.ca_cert)
+        read = changed(read, security=security)
+    elif security_node is None:
+        report_no_security(node, reporter)
     else:
         security = settle_security(read.security, security_node, read.port, sandbox_token_file, reporter)
         read = changed(read, security=security)
-        if not security.tls and not is_loopback(read.host):
-            reporter.notice(
-                security_node,
-                f"without TLS the credentials and all data travel readable; port {TLS_PORT} or caCert turns it on",
-            )
+    if security_node is not None and not read.security.tls and not is_loopback(read.host):
+        reporter.notice(
+            security_node,
+            f"without TLS the credentials and all data travel readable; port {TLS_PORT} or caCert turns it on",
+        )
     if read.qos == 0:
         reporter.notice(
             node.member("qos") or node, "is taken as 1: data is deleted only once ThingsBoard has confirmed it"
         )
     return read
+
+
+def _settle_provisioning(read: ThingsBoardSection, node: Node, reporter: Reporter) -> ThingsBoardSection:
+    """
+    The section with `provisioning` as it is to be used, None when it is not. Credentials of `security` count first, as
+    in the reference; but those of the file give way to provisioning that comes from the environment.
+    """
+    provisioning, own = read.provisioning, node.member("provisioning")
+    if provisioning is None or own is None:
+        return read
+    known_by = says_who_we_are(node.member("security"))
+    key = own.member("provisionDeviceKey")
+    if known_by is not None:
+        ours_from_outside = key is not None and key.file.startswith(ENVIRONMENT)
+        if not ours_from_outside or known_by.file.startswith(ENVIRONMENT):
+            reporter.without_effect(own, "without effect: thingsboard.security has credentials, which are used")
+            return changed(read, provisioning=None)
+        reporter.notice(known_by, "is not used: the environment asks for provisioning")
+    for name, given in (
+        ("provisionDeviceKey", provisioning.device_key),
+        ("provisionDeviceSecret", provisioning.device_secret),
+    ):
+        child = own.member(name)
+        if given is None or child is None:
+            reporter.missing(own, name, "is missing: copy it from the device profile's page in ThingsBoard")
+        else:
+            check_placeholder(given, _NO_KEY, child, reporter)
+    kind = provisioning.type or _provisioning_type(provisioning, own)
+    if kind == "MQTT_BASIC" and provisioning.password is not None and provisioning.username is None:
+        reporter.missing(own, "username", "is missing: MQTT allows no password without a user name")
+    if kind == "ACCESS_TOKEN" and (token := own.member("access_token") or own.member("accessToken")) is not None:
+        check_placeholder(provisioning.access_token or Secret(""), NO_TOKEN, token, reporter)
+    return changed(read, provisioning=changed(provisioning, type=kind))
+
+
+def _provisioning_type(provisioning: ProvisioningSection, node: Node) -> str:
+    """The kind of credentials that the keys mean, in the reference's order: token, basic, certificate."""
+    if provisioning.access_token is not None:
+        return "ACCESS_TOKEN"
+    if provisioning.username or provisioning.password or provisioning.client_id:
+        return "MQTT_BASIC"
+    ca_cert = node.member("caCert")
+    # In a file it may just be the authority of the server; as a variable it is documented as the wish for X.509.
+    return "X509_CERTIFICATE" if ca_cert is not None and ca_cert.file.startswith(ENVIRONMENT) else "AUTO"
+
+
+def _provisioning_needs_tls(provisioning: ProvisioningSection) -> str:
+    """Why the link has to be TLS; empty if it need not."""
+    if provisioning.type == "X509_CERTIFICATE":
+        return "provisioning of type X509_CERTIFICATE"
+    return "provisioning.caCert" if provisioning.ca_cert is not None else ""

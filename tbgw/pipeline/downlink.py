@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tbgw.errors import CommandFailed, LinkDown, NoAnswer, UnknownDevice
-from tbgw.interfaces import IConnector, IDownlink, IUplinkListener
+from tbgw.interfaces import IConnector, IDownlink, IOwnDevice, IUplinkListener
 from tbgw.internal_events import Events
 from tbgw.model import Device, SessionLimits, Value
 from tbgw.pipeline.internal_events import (
@@ -101,8 +101,10 @@ class Downlink:
         clock: IReactorTime,
         connector_of: Callable[[str], str | None],
         max_payload_bytes: int = 65536,
+        own_device: IOwnDevice | None = None,
     ) -> None:
         self._publish = publish
+        self._own_device = own_device
         self._events = events
         self._clock = clock
         self._connector_of = connector_of
@@ -317,15 +319,46 @@ class Downlink:
         payload = payloads.encode(question)
         if len(payload) > payloads.payload_limit(self._limits, topics.ATTRIBUTES_REQUEST, self._configured_bytes):
             return fail(NoAnswer("the question is too long"))
-        if device.name not in self._introduced:
-            # Else a device that only asks would be created with the default profile (spec thingsboard-mqtt, 3.2).
-            self._introduced.add(device.name)
-            self._send(topics.CONNECT, payloads.connect(device.name, device.profile), device.name)
+        self._introduce(device)
         answer: Deferred[dict[str, Value]] = Deferred(lambda _: self._forget_question(number))
         timer = self._clock.callLater(REQUEST_SECONDS, self._unanswered, number)
         self._questions[number] = _Question(device.name, scope, names, answer, timer)
         self._send(topics.ATTRIBUTES_REQUEST, payload, device.name)
         return answer
+
+    def _introduce(self, device: Device) -> None:
+        """Else a device that only asks would be created with the default profile (spec thingsboard-mqtt, 3.2)."""
+        if device.name not in self._introduced:
+            self._introduced.add(device.name)
+            self._send(topics.CONNECT, payloads.connect(device.name, device.profile), device.name)
+
+    def rpc(self, device: Device, method: str, params: Value) -> Deferred[Value]:
+        """See `IDownlink.rpc`."""
+        if self._own_device is None:
+            return fail(NoAnswer("the gateway has no device of its own"))
+        asked: Deferred[Value] = self._own_device.rpc(method, {"device": device.name, "params": params})
+        return asked
+
+    def claim(self, device: Device, secret_key: str | None = None, duration_ms: int | None = None) -> Deferred[None]:
+        """See `IDownlink.claim`."""
+        if not self._up:
+            return fail(LinkDown("there is no session with ThingsBoard"))
+        payload = payloads.claim(secret_key, duration_ms, device.name)
+        limit = payloads.payload_limit(self._limits, topics.CLAIM, self._configured_bytes)
+        if not payloads.is_device_name(device.name) or len(payload) > limit:
+            return fail(NoAnswer("the device cannot be named, or the secret is too long"))
+        if self._unacknowledged >= MAX_UNACKNOWLEDGED:
+            return fail(NoAnswer(f"{MAX_UNACKNOWLEDGED} other messages wait for ThingsBoard already"))
+        self._introduce(device)
+        session = self._session
+        self._unacknowledged += 1
+
+        def taken(code: int) -> None:
+            self._acknowledged(code, session)
+            if code >= 0x80:
+                raise NoAnswer(f"ThingsBoard refused the claim with reason code {code:#x}")
+
+        return self._publish(topics.CLAIM, payload).addCallback(taken)
 
     def _close(self, number: int) -> _Question | None:
         question = self._questions.pop(number, None)

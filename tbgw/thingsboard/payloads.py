@@ -114,6 +114,19 @@ def disconnect(device: str) -> bytes:
     return encode({"device": device})
 
 
+def claim(secret_key: str | None, duration_ms: int | None, device: str | None = None) -> bytes:
+    """
+    `v1/devices/me/claim`, or `v1/gateway/claim` for one device. None leaves a member out: ThingsBoard takes no null for
+    the secret (spec thingsboard-mqtt, 5.1).
+    """
+    body: dict[str, Value] = {}
+    if secret_key is not None:
+        body["secretKey"] = secret_key
+    if duration_ms is not None:
+        body["durationMs"] = duration_ms
+    return encode(body if device is None else {device: body})
+
+
 def disconnect_reason(payload: bytes) -> int | None:
     """The reason in a `v1/gateway/disconnect` that ThingsBoard sends (spec thingsboard-mqtt, 3.9); None if unclear."""
     try:

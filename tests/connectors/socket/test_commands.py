@@ -41,6 +41,16 @@ class FakeDownlink:
         answer: Deferred[dict[str, Any]] = self.answer()
         return answer
 
+    def rpc(self, device: Device, method: str, params: Any) -> Deferred[Any]:
+        self.asked.append((device.name, method, params))
+        answer: Deferred[Any] = self.answer()
+        return answer
+
+    def claim(self, device: Device, secret_key: str | None = None, duration_ms: int | None = None) -> Deferred[None]:
+        self.asked.append((device.name, "claim", [str(secret_key), str(duration_ms)]))
+        answer: Deferred[None] = self.answer()
+        return answer
+
 
 class CommandCase(SynchronousTestCase):
     """A connector on a reactor in memory."""
