@@ -36,7 +36,14 @@ class NoAnswer(GatewayError):  # noqa: N818 - says what is
 
 
 class CommandFailed(GatewayError):  # noqa: N818 - says what is
-    """A command for a device could not be carried out. The text goes back to ThingsBoard as the answer's `error`."""
+    """
+    A command could not be carried out. The text goes back to ThingsBoard as the answer's `error`; `code`, if there is
+    one, beside it, as the reference does for commands to the gateway itself.
+    """
+
+    def __init__(self, text: str = "", code: int | None = None) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class UnknownDevice(CommandFailed):

@@ -11,23 +11,24 @@ All of it stays under STOP_SECONDS, whatever hangs; what was accepted is on disk
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tbgw import process
 from tbgw.config.gateway import ConnectorEntry, GatewayConfig
-from tbgw.config.loader import load_folder
+from tbgw.config.loader import Examined, examine_folder, load_folder
 from tbgw.config.thingsboard import session_limits
 from tbgw.connectors.builders import BUILDERS, Surroundings
 from tbgw.connectors.parsers import PARSERS
@@ -35,6 +36,7 @@ from tbgw.errors import StoreError, StoreFull
 from tbgw.interfaces import IStatusSource
 from tbgw.internal_events import Events
 from tbgw.link import Link
+from tbgw.management import Management, Parts
 from tbgw.metrics import Counters
 from tbgw.model import Device, SessionLimits
 from tbgw.pipeline.devices import DeviceRegistry
@@ -43,6 +45,7 @@ from tbgw.pipeline.forwarder import Forwarder
 from tbgw.pipeline.ingest import Ingest
 from tbgw.pipeline.packer import MAX_POINTS, PackLimits
 from tbgw.pipeline.ratelimit import SHARE, Budget
+from tbgw.pipeline.renaming import Renaming
 from tbgw.spool.runners import CallDirectly, StoreThread
 from tbgw.spool.service import TEND_SECONDS, Spool
 from tbgw.thingsboard import payloads, topics
@@ -79,9 +82,10 @@ class Gateway(Service):
         self.events = Events(self.counters, reactor.seconds, later=reactor.callLater)
         self._sandbox, self._site = self._build_sandbox()
         self.registry = DeviceRegistry(config.data_dir / "connected_devices.json")
+        self._renaming = Renaming(config.data_dir / "renamed_devices.json")
         self.spool = self._build_spool()
         section = config.thingsboard
-        maker = Link(section, reactor, self.events, self._sandbox.ensure_token if self._sandbox is not None else None)
+        maker = self._link_maker()
         self.uplink = maker.uplink()
         self.enrolment = maker.enrolment(
             self.uplink, config.data_dir, config.config_dir, self.spool.run_in_store_thread
@@ -96,6 +100,7 @@ class Gateway(Service):
             self.registry.connector,
             section.max_payload_bytes,
             self.own_device,
+            self.registry,
         )
         self.forwarder = Forwarder(
             self.spool,
@@ -106,9 +111,10 @@ class Gateway(Service):
             max_payload_bytes=section.max_payload_bytes,
             idled=lambda: self.ingest.link_idled(),
             limits_changed=lambda limits: self.ingest.set_limits(self._pack_limits(limits)),
-            combine=lambda announced: session_limits(section, announced),
+            combine=lambda announced: session_limits(self._config.thingsboard, announced),
             backlog_share=section.backlog_share_percent / 100,
             message_received=self.downlink.message_received,
+            renaming=self._renaming,
         )
         self.updates = maker.updates(
             self.own_device, self.uplink.publish, config.data_dir / "packages", self.spool.run_in_store_thread
@@ -120,7 +126,6 @@ class Gateway(Service):
             self.forwarder.message_received,
         )
         self.uplink.set_listener(self.link)
-        device_filter = config.device_filter
         self.ingest = Ingest(
             self.spool,
             self.registry,
@@ -131,7 +136,6 @@ class Gateway(Service):
             pack_delay_seconds=section.pack_delay_ms / 1000,
             appended=self.forwarder.appended,
             link_idle=lambda: self.forwarder.idle,
-            **({"allows": device_filter.allows} if device_filter is not None else {}),
         )
         self.spool.set_listeners(self.ingest, self.forwarder, self._store_failed)
         self._surroundings = Surroundings(
@@ -144,16 +148,23 @@ class Gateway(Service):
             config.data_dir,
             config.report,
         )
-        self.connectors = [
-            connector for entry in config.connectors if (connector := self.build_connector(entry)) is not None
-        ]
+        self._connectors = {
+            entry.name: connector
+            for entry in config.connectors
+            if (connector := self.build_connector(entry)) is not None
+        }
         self.downlink.set_connectors(self.connectors)
-        self._statistics = self._build_statistics()
+        self.management = self._build_management()
         self._certificate = self._build_certificate_watch()
         self._importer = self._build_importer()
-        self._listening = False
+        self._listening = self._ending = self._begins_anew = False
         self._opened: Deferred[None] | None = None
         self._spool_open = False
+
+    @property
+    def connectors(self) -> list[Any]:
+        """Those that there are at present."""
+        return list(self._connectors.values())
 
     # Building.
 
@@ -243,15 +254,55 @@ class Gateway(Service):
             tend_seconds=TEND_SECONDS,
         )
 
-    def _build_statistics(self) -> Any:
-        section = self._config.thingsboard.statistics
-        if not section.enabled:
-            return None
-        from tbgw.uplink.statistics import Statistics
-
-        return Statistics(
-            self._reactor, section.period_seconds, self.status, lambda: self.uplink.connected, self.uplink.publish
+    def _build_management(self) -> Management:
+        return Management(
+            self._config,
+            Parts(
+                reactor=self._reactor,
+                now_ms=self._now_ms,
+                events=self.events,
+                version=VERSION,
+                uplink=self.uplink,
+                own_device=self.own_device,
+                registry=self.registry,
+                renaming=self._renaming,
+                spool=self.spool,
+                ingest=self.ingest,
+                forwarder=self.forwarder,
+                downlink=self.downlink,
+                connectors=self._connectors,
+                status=self.status,
+                build_connector=self.build_connector,
+                hold=self._hold,
+                relink=self._relink,
+                examine=self._examine,
+                restart=self.restart,
+                reboot=lambda why: self.restart(why, process.restart_machine),
+                running=lambda: self._listening,
+                remove_credentials=self._remove_credentials,
+            ),
         )
+
+    def _hold(self, config: GatewayConfig) -> None:
+        """Another configuration holds, for what is made from now on."""
+        self._config = config
+        self._surroundings = replace(self._surroundings, report=config.report)
+
+    def _link_maker(self) -> Link:
+        token = self._sandbox.ensure_token if self._sandbox is not None else None
+        return Link(self._config.thingsboard, self._reactor, self.events, token)
+
+    def _relink(self) -> None:
+        maker = self._link_maker()
+        self.uplink.redirect(maker.endpoint(), maker.where, maker.credentials())
+
+    def _remove_credentials(self) -> Deferred[bool]:
+        return succeed(False) if self.enrolment is self.uplink else self.enrolment.forget()
+
+    def _examine(self, instead: Mapping[str, bytes]) -> Examined:
+        folder = self._config.config_dir
+        contents = {folder / name: content for name, content in instead.items()}
+        return examine_folder(folder, os.environ, self._config.data_dir, PARSERS, contents)
 
     def _build_importer(self) -> Any:
         folder = self._config.storage.import_from
@@ -348,10 +399,12 @@ class Gateway(Service):
             return
         from tbgw.pipeline.internal_events import RegistryFault
 
-        for fault in self.registry.load():
+        faults = [*self.registry.load(), self._renaming.load(self.spool.last_seq, self.spool.stored_rows)]
+        for fault in filter(None, faults):
             self.events.emit(RegistryFault(fault=fault))
         self.forwarder.start()
-        parts = (self._sandbox, self._site, *self.updates, self.enrolment, self._statistics, self._certificate)
+        self.management.start()
+        parts = (self._sandbox, self._site, *self.updates, self.enrolment, self._certificate)
         for part in parts:
             if part is not None:
                 IService(part).startService()
@@ -400,8 +453,17 @@ class Gateway(Service):
 
     def _end(self, status: int) -> None:
         """Stop the process with an exit status, which twistd has no way to be told."""
-        atexit.register(_exit_with, status)
+        process.end_with(status)
         self._reactor.stop()
+
+    def restart(self, why: str, end: Callable[[], None] = process.begin_anew) -> None:
+        """Stop in good order, then be begun anew; or, with `process.restart_machine`, the whole machine."""
+        if not self._ending:
+            self._ending = True
+            self._begins_anew = end is process.begin_anew
+            self._log.warn("the gateway restarts: {why}", why=why)
+            end()
+            self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -417,9 +479,9 @@ class Gateway(Service):
             self.ingest.stop()
             if self.uplink.connected and not self.forwarder.idle:
                 await self._drained()
-            parts = (self._statistics, self._certificate, *self.updates, self.enrolment)
-            link = [part.stopService for part in parts if part is not None]
-            await self._step("uplink", *link)
+            self.management.stop()
+            parts = (self._certificate, *self.updates, self.enrolment)
+            await self._step("uplink", *[part.stopService for part in parts if part is not None])
             await self._step("store", self.spool.close)
             await self._step("sandbox", *[part.stopService for part in (self._site, self._sandbox) if part is not None])
         give_up.cancel()
@@ -447,6 +509,8 @@ class Gateway(Service):
     def _overdue(self) -> None:
         self._log.critical("stopping took more than {seconds:g} s; ending now", seconds=STOP_SECONDS)
         sys.stdout.flush()
+        if self._begins_anew:
+            process.run_anew()
         os._exit(1)
 
     # IStatusSource
@@ -479,7 +543,3 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _exit_with(status: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

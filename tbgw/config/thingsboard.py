@@ -8,6 +8,7 @@ notice when it is asked for.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
@@ -37,6 +38,7 @@ from tbgw.config.settings import (
     read_section,
     secret,
     section,
+    sections,
     setting,
     text,
 )
@@ -47,6 +49,7 @@ from tbgw.config.values import (
     config_file,
     did_you_mean,
     is_loopback,
+    read_choice,
     read_host,
     read_items,
     read_text,
@@ -103,8 +106,51 @@ def _read_rate_limits(node: Node, reporter: Reporter) -> RateLimits:
     return tuple(limits)
 
 
-def _count(node: Node, reporter: Reporter) -> int:
-    return len(read_items(lambda child, _: child)(node, reporter))
+REMOTE_METHODS = (
+    "gateway_ping",
+    "gateway_devices",
+    "gateway_version",
+    "gateway_update",
+    "gateway_stats",
+    "gateway_restart",
+    "gateway_restart_connector",
+    "gateway_device_renamed",
+    "gateway_device_deleted",
+    "gateway_remove_provisioned_credentials",
+    "gateway_reboot",
+)
+"""Commands for the gateway itself; all but the last are allowed unless `remoteMethods` says otherwise."""
+
+
+def _read_methods(node: Node, reporter: Reporter) -> tuple[str, ...]:
+    return tuple(read_items(read_choice(REMOTE_METHODS))(node, reporter))
+
+
+def _read_words(node: Node, reporter: Reporter) -> tuple[str, ...]:
+    """A program and its arguments: a list, or one text that is cut at its spaces. There is no shell."""
+    if isinstance(node.value, str):
+        try:
+            words = shlex.split(node.value)
+        except ValueError as error:
+            raise Refused(f"cannot be cut into words: {error}") from None
+    else:
+        words = list(read_items(read_text)(node, reporter))
+    if not words or len(words) > 64:
+        raise Refused("must be a program and up to 63 arguments")
+    return tuple(words)
+
+
+@config_section
+class StatisticsCommand:
+    """One entry of `thingsboard.statistics.commands`, or of the file that `configuration` names."""
+
+    command: tuple[str, ...] = setting("command", read=_read_words, doc="Program and arguments; no shell.")
+    key: str = text("attributeOnGateway", doc="Key of the telemetry that its output becomes.")
+    timeout_seconds: int = integer(
+        "timeout", minimum=1, maximum=3600, default=10, unit="seconds", doc="How long it may run; then it is ended."
+    )
+
+    INERT: ClassVar[Mapping[str, str]] = {"installCmd": "without effect: tbgw installs nothing"}
 
 
 @config_section
@@ -115,7 +161,7 @@ class StatisticsSection:
     period_seconds: int = integer(
         "statsSendPeriodInSeconds", minimum=1, maximum=MAX_SECONDS, default=3600, unit="seconds", doc="How often."
     )
-    custom_enabled: bool = flag("enableCustom", default=False, doc="Send results of commands too.", later=NOT_YET)
+    custom_enabled: bool = flag("enableCustom", default=False, doc="Send what commands print, too.")
     custom_period_seconds: int = integer(
         "customStatsSendPeriodInSeconds",
         minimum=1,
@@ -126,7 +172,9 @@ class StatisticsSection:
     )
     configuration: Path | None = setting("configuration", read=config_file, default=None, doc="File with the commands.")
 
-    commands: int = setting("commands", read=_count, default=0, unit="commands", doc="The commands, given here.")
+    commands: tuple[StatisticsCommand, ...] = sections(
+        StatisticsCommand, "commands", default=(), doc="The commands, given here."
+    )
 
 
 @config_section
@@ -147,7 +195,7 @@ class ActivitySection:
     """`thingsboard.checkingDeviceActivity`: when a silent device is reported as disconnected."""
 
     enabled: bool = flag(
-        "checkDeviceInactivity", default=False, doc="Disconnect devices that are silent.", later=NOT_YET
+        "checkDeviceInactivity", default=False, doc="Disconnect devices that are silent."
     )
     timeout_seconds: int = integer(
         "inactivityTimeoutSeconds",
@@ -292,7 +340,7 @@ class ThingsBoardSection:
         ActivitySection, "checkingDeviceActivity", default=ActivitySection(), doc="When a silent device is gone."
     )
     handle_device_renaming: bool = flag(
-        "handleDeviceRenaming", default=True, doc="Follow devices renamed or deleted in ThingsBoard.", later=NOT_YET
+        "handleDeviceRenaming", default=True, doc="Follow devices renamed or deleted in ThingsBoard."
     )
     statistics: StatisticsSection = section(
         StatisticsSection,
@@ -301,7 +349,34 @@ class ThingsBoardSection:
         doc="What the gateway tells of itself.",
     )
     remote_configuration: bool = flag(
-        "remoteConfiguration", default=False, doc="Take the configuration from ThingsBoard.", later=NOT_YET
+        "remoteConfiguration", default=False, doc="Take the configuration from ThingsBoard, and show it there."
+    )
+    publish_secrets: bool = flag(
+        "publishSecrets",
+        default=False,
+        doc="Show secrets in the configuration that is published, as the reference does: whoever may see the gateway "
+        "in ThingsBoard can read them. Our own key; not to be set remotely.",
+    )
+    confirm_seconds: int = integer(
+        "remoteConfigurationConfirmSeconds",
+        minimum=10,
+        maximum=86_400,
+        default=120,
+        unit="seconds",
+        doc="How soon ThingsBoard has to be reached after a remote change of the link; else it is undone. Our own key.",
+    )
+    remote_methods: tuple[str, ...] = setting(
+        "remoteMethods",
+        read=_read_methods,
+        default=tuple(method for method in REMOTE_METHODS if method != "gateway_reboot"),
+        doc="Commands for the gateway itself that ThingsBoard may give. Our own key; not to be set remotely.",
+    )
+    child_session_refresh: str = one_of(
+        "childSessionRefresh",
+        choices=("reconnect", "connect", "off"),
+        default="reconnect",
+        doc="How silent devices stay within reach of commands, whose sessions ThingsBoard ends after ten minutes: by a "
+        "disconnect and connect before, a connect after, or not at all. Our own key.",
     )
     remote_shell: bool = flag(
         "remoteShell", default=False, doc="Refused.", later="a remote shell is never offered, whatever is set here"
@@ -313,8 +388,7 @@ class ThingsBoardSection:
         maximum=MAX_SECONDS,
         default=60,
         unit="seconds",
-        doc="How often connector files are looked at for changes.",
-        later=NOT_YET,
+        doc="How often connector files are looked at for changes; 0: never.",
     )
     mqtt_version: str = one_of(
         "mqttVersion",

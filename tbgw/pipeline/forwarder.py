@@ -36,6 +36,7 @@ from tbgw.errors import LinkDown
 from tbgw.interfaces import IDropListener, ISpool, IUplink, IUplinkListener
 from tbgw.internal_events import Event, Events
 from tbgw.model import Row, SessionLimits
+from tbgw.pipeline.activity import ChildSessions
 from tbgw.pipeline.announcements import Announcements
 from tbgw.pipeline.devices import DeviceRegistry
 from tbgw.pipeline.examination import (
@@ -60,6 +61,8 @@ from tbgw.pipeline.internal_events import (
 )
 from tbgw.pipeline.ratelimit import SHARE, Budget
 from tbgw.pipeline.ready import Ready
+from tbgw.pipeline.renaming import Renaming
+from tbgw.pipeline.suspicion import DEVICE_DELETED
 from tbgw.thingsboard import payloads, topics
 from tbgw.thingsboard.payloads import Piece
 
@@ -116,6 +119,7 @@ class Forwarder:
         message_received: Callable[[str, bytes], None] = lambda topic, payload: None,
         combine: Callable[[SessionLimits], SessionLimits] = lambda limits: limits,
         backlog_share: float = 1.0,
+        renaming: Renaming | None = None,
     ) -> None:
         self._spool = spool
         self._uplink = uplink
@@ -134,7 +138,9 @@ class Forwarder:
         self._max_devices = self._max_points = sys.maxsize
         """Most that one publish may hold: what a rate limit lets through at once."""
         self._budget = Budget(SessionLimits(), 0.0)
-        self._ready = Ready(spool, self._fetched)
+        self._renaming = renaming
+        self._sessions: ChildSessions | None = None
+        self._ready = Ready(spool, self._fetched, self._current)
         self._backlog_seq = 0
         """Rows up to this one count as backlog: they were there before the session, or piled up beyond memory."""
         self._flight = InFlight()
@@ -204,6 +210,57 @@ class Forwarder:
         """Rows that are sent and not acknowledged."""
         return len(self._flight.unanswered())
 
+    def moved(self, old: str, new: str | None) -> None:
+        """
+        ThingsBoard calls a device by another name, or has deleted it (None), and `renaming` knows. From here on nothing
+        leaves under the old name.
+        """
+        self._ready.renew()
+        back = self._flight.moved(self._renaming.name) if self._renaming is not None else []
+        open_row = self._flight.take_open()
+        self._examination.moved(old, new)
+        if self._up:
+            self._announcements.moved(old, new)
+        if self._sessions is not None:
+            self._sessions.gone(old)
+        for row in back:
+            self._come_back(row)
+        if open_row is not None:
+            self._ready.take_back([open_row])
+        self._pump()
+
+    def set_sessions(self, sessions: ChildSessions | None) -> None:
+        """Who keeps the devices' own sessions in ThingsBoard alive from now on; None for nobody."""
+        if self._sessions is not None:
+            self._sessions.clear()
+        self._sessions = sessions
+
+    def refresh(self, name: str, end: bool) -> None:
+        """Begin the device's own session in ThingsBoard anew; `end`: the old one is still there and is ended first."""
+        if self._up and name in self._announcements.done:
+            self._announcements.begin_anew(name, end)
+            self._pump()
+
+    def _current(self, row: Row) -> Row | None:
+        """The row under its devices' present names; None when it speaks of deleted ones only, which is settled then."""
+        if self._renaming is None:
+            return row
+        now = self._renaming.current(row, lambda part: self._bury_deleted(row.topic, part))
+        if now is None and row.topic == topics.DISCONNECT:
+            self._delivered(row)
+        elif now is None:
+            buried = PartBuried(
+                topic=row.topic, reason=DEVICE_DELETED, devices=_named(row), size_bytes=len(row.payload)
+            )
+            self._bury(row, DEVICE_DELETED, buried)
+        return now
+
+    def _bury_deleted(self, topic: str, part: payloads.Part) -> None:
+        letter = Row(0, topic, part.payload, part.devices, 1, part.points)
+        size = len(part.payload)
+        self._events.emit(PartBuried(topic=topic, reason=DEVICE_DELETED, devices=_named(letter), size_bytes=size))
+        self._spool.bury(letter, DEVICE_DELETED)
+
     # What the spool calls.
 
     def rows_dropped(self, last_seq: int) -> None:
@@ -256,6 +313,8 @@ class Forwarder:
         if self._announcements.under_way and not self._overdue:
             self._budget.drain_messages(self._clock.seconds())
         self._announcements.end()
+        if self._sessions is not None:
+            self._sessions.clear()
         self._cancel_timers()
         self._judge(self._clock.seconds(), code)
         open_row = self._flight.take_open()
@@ -296,6 +355,9 @@ class Forwarder:
             code = payloads.disconnect_reason(payload)
             if code in LIMIT_CLOSES:
                 self._pause(code, now)
+            if name := payloads.disconnected_device(payload):
+                self._announcements.begin_anew(name, False)
+                self._pump()
         self._message_received(topic, payload)
 
     # Sending.
@@ -323,6 +385,8 @@ class Forwarder:
             alone = self._examination.alone(head)
             if alone and (flight.publishes or announcements.under_way):
                 break
+            if alone:
+                self._examination.settle_names()
             if alone and head is not None and flight.open is None and self._examination.case is None:
                 self._examination.suspicion.forget(head.seq - 1)  # dropped, or delivered in another way
             row_waits_to_go = may_send and not flight.returning and self._can_send()
@@ -332,7 +396,9 @@ class Forwarder:
                     self._sleep(wait)
                     may_announce = False
                 else:
-                    announcements.send_next()
+                    name = announcements.send_next()
+                    if self._sessions is not None:
+                        self._sessions.touched((name,))
             elif row_waits_to_go:
                 may_send = self._send_alone(now) if alone and flight.open is None else self._send_next(now)
             else:
@@ -375,6 +441,10 @@ class Forwarder:
             flight.open = None
         if row.topic == topics.DISCONNECT:
             self._announcements.gone(row.devices[0])
+            if self._sessions is not None:
+                self._sessions.gone(row.devices[0])
+        elif self._sessions is not None:
+            self._sessions.touched(row.devices)
         self._publish(sent, row.topic, piece.payload, now)
         return True
 

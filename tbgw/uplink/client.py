@@ -155,6 +155,8 @@ class Uplink(Service):
         )
         self._protocol: MQTTClientProtocol | None = None
         self.connected = False
+        self.sent_messages = self.sent_bytes = self.received_messages = self.received_bytes = 0
+        """Publishes in either direction since the start, and the bytes of their payloads."""
         self._closing = False
         self._session: Session | None = None
         self._dialling_failed = ""
@@ -179,6 +181,8 @@ class Uplink(Service):
             if self._short_topics:
                 topic = topics.shortened(topic)
             answer = protocol.publish(topic, payload, qos=1, dup=dup)
+            self.sent_messages += 1
+            self.sent_bytes += len(payload)
         except LocalProtocolError as error:
             self.disrupt(str(error))
             return fail(LinkDown(str(error)))
@@ -253,6 +257,8 @@ class Uplink(Service):
     def session_message(self, session: Session, topic: str, payload: bytes) -> None:
         """ThingsBoard sent something that was not about the session itself."""
         if session is self._session and self._listener is not None:
+            self.received_messages += 1
+            self.received_bytes += len(payload)
             self._listener.message_received(topic, payload)
 
     def session_over(self, session: Session, reason: Exception) -> None:

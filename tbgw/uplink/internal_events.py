@@ -141,6 +141,70 @@ class OwnMessageIgnored(Event):
 
 
 @dataclass(frozen=True)
+class RemoteCommand(Event):
+    """Somebody had the gateway itself do something, from ThingsBoard: the audit line of P-19."""
+
+    method: str
+    level = LogLevel.warn
+    counter = "remote_commands"
+    label = "method"
+    text = "ThingsBoard asked for {method}"
+
+
+@dataclass(frozen=True)
+class ConfigurationChanged(Event):
+    """The configuration was changed while the gateway runs: the audit line of P-19."""
+
+    files: str
+    how: str
+    level = LogLevel.warn
+    counter = "configuration_changes"
+    text = "configuration changed: {files}; {how}"
+
+
+@dataclass(frozen=True)
+class ConfigurationRefused(Event):
+    """A change of the configuration cannot be taken; nothing was changed."""
+
+    attributes: str
+    why: str
+    level = LogLevel.error
+    counter = "configuration_refusals"
+    text = "a change of the configuration ({attributes}) is not taken, nothing was changed: {why}"
+
+
+@dataclass(frozen=True)
+class ConfigurationConfirmed(Event):
+    """ThingsBoard was reached after a change that might have cut the gateway off."""
+
+    counter = "configuration_confirmations"
+    text = "ThingsBoard was reached with the changed configuration; it stays"
+
+
+@dataclass(frozen=True)
+class ConfigurationUndone(Event):
+    """ThingsBoard was not reached in time after such a change."""
+
+    files: str
+    seconds: float
+    level = LogLevel.error
+    counter = "configuration_undone"
+    text = "ThingsBoard was not reached within {seconds:g} s of a remote change; {files} is as it was before"
+
+
+@dataclass(frozen=True)
+class StatisticsCommandFailed(Event):
+    """A command of `statistics.commands` gave nothing."""
+
+    program: str
+    why: str
+    level = LogLevel.warn
+    counter = "statistics_commands_failed"
+    limited = True
+    text = "the command {program} of thingsboard.statistics gave nothing: {why}"
+
+
+@dataclass(frozen=True)
 class Provisioned(Event):
     """ThingsBoard has given the gateway credentials, and they are kept."""
 

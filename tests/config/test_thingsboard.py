@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from tbgw.config.findings import Severity
-from tbgw.config.thingsboard import DefaultLimit, ThingsBoardSection, read_thingsboard, session_limits
+from tbgw.config.thingsboard import (
+    DefaultLimit,
+    StatisticsCommand,
+    ThingsBoardSection,
+    read_thingsboard,
+    session_limits,
+)
 from tbgw.model import RateLimit, SessionLimits
 from tests.config.fakes import TOKEN, FolderCase, tree
 
@@ -83,18 +89,22 @@ class ThingsBoardTests(FolderCase):
         }
         self.read(**off)
         self.assertEqual(self.lines(), [])
-        self.read(remoteConfiguration=True, statistics={"enableCustom": True}, handleDeviceRenaming=True)
+        self.read(latencyDebugMode=True)
         self.assertEqual(len(self.lines()), 1)
-        self.assertIn("remoteConfiguration, statistics.enableCustom, handleDeviceRenaming", self.lines()[0])
+        self.assertIn("latencyDebugMode", self.lines()[0])
 
     def test_sections_are_typed(self):
         """Sections of later versions are read and checked already."""
         found = self.read(
-            statistics={"statsSendPeriodInSeconds": 60, "commands": [{}, {}]},
+            statistics={
+                "statsSendPeriodInSeconds": 60,
+                "commands": [{"command": ["df", "-h"], "attributeOnGateway": "a"}],
+            },
             checkingDeviceActivity={"inactivityTimeoutSeconds": 300, "inactivityCheckPeriodSeconds": 5},
             deviceFiltering={"enable": True, "filterFile": "list.json"},
         )
-        self.assertEqual((found.statistics.period_seconds, found.statistics.commands), (60, 2))
+        self.assertEqual(found.statistics.period_seconds, 60)
+        self.assertEqual(found.statistics.commands, (StatisticsCommand(("df", "-h"), "a", 10),))
         self.assertEqual((found.activity.timeout_seconds, found.activity.check_period_seconds), (300, 5))
         self.assertEqual(found.device_filtering.file, self.config_dir / "list.json")
         self.read(statistics={"statsSendPeriodInSeconds": "often"}, checkingDeviceActivity=7)

@@ -233,7 +233,8 @@ class DownlinkTests(DownlinkCase):
         for method in ("reboot", "socket_", "modbus_set", "gateway_ping", ""):
             content = payloads.encode({"method": method, "params": {}})
             ((topic, answer),) = self.answers(topics.DEVICE_RPC_REQUEST + "7", content)
-            self.assertEqual((topic, answer), (topics.DEVICE_RPC_RESPONSE + "7", {"error": answer["error"]}))
+            self.assertEqual(topic, topics.DEVICE_RPC_RESPONSE + "7")
+            self.assertEqual(answer, {"error": answer["error"], "code": 404})
         self.assertEqual(self.connector.calls, [])
 
     def test_attribute_update(self):
