@@ -380,6 +380,10 @@ class Reconfiguration:
         shown = [fault[:300] for fault in faults[:MAX_FAULTS]]
         if len(faults) > MAX_FAULTS:
             shown.append(f"and {len(faults) - MAX_FAULTS} more, see the gateway's log")
+        if changed or not good:
+            # Also as a time series, so that ThingsBoard keeps who was told what, and when.
+            told = {"ok": good, "faults": shown, "changed": list(changed)}
+            self._own_device.publish_telemetry({STATUS: told})
         self._status = {"ok": good, "ts": self._now_ms(), "faults": shown, "changed": list(changed)}
 
     def _publish(self) -> None:

@@ -38,6 +38,7 @@ from tbgw.internal_events import Event, Events
 from tbgw.model import Row, SessionLimits
 from tbgw.pipeline.activity import ChildSessions
 from tbgw.pipeline.announcements import Announcements
+from tbgw.pipeline.cutting import Uncuttable, cut, named
 from tbgw.pipeline.devices import DeviceRegistry
 from tbgw.pipeline.examination import (
     BLAMES,
@@ -45,8 +46,6 @@ from tbgw.pipeline.examination import (
     REFUSED,
     RETRIES_EXHAUSTED,
     RETRY_CODES,
-    TOO_LARGE,
-    UNREADABLE,
     Examination,
 )
 from tbgw.pipeline.inflight import PROBE_SEQ, InFlight, Sent
@@ -61,8 +60,7 @@ from tbgw.pipeline.internal_events import (
 )
 from tbgw.pipeline.ratelimit import SHARE, Budget
 from tbgw.pipeline.ready import Ready
-from tbgw.pipeline.renaming import Renaming
-from tbgw.pipeline.suspicion import DEVICE_DELETED
+from tbgw.pipeline.renaming import Following, Renaming
 from tbgw.thingsboard import payloads, topics
 from tbgw.thingsboard.payloads import Piece
 
@@ -139,8 +137,9 @@ class Forwarder:
         """Most that one publish may hold: what a rate limit lets through at once."""
         self._budget = Budget(SessionLimits(), 0.0)
         self._renaming = renaming
+        followed = Following(renaming, spool, events, self._delivered, self._bury) if renaming is not None else None
         self._sessions: ChildSessions | None = None
-        self._ready = Ready(spool, self._fetched, self._current)
+        self._ready = Ready(spool, self._fetched, followed.current if followed is not None else _as_it_is)
         self._backlog_seq = 0
         """Rows up to this one count as backlog: they were there before the session, or piled up beyond memory."""
         self._flight = InFlight()
@@ -240,26 +239,6 @@ class Forwarder:
         if self._up and name in self._announcements.done:
             self._announcements.begin_anew(name, end)
             self._pump()
-
-    def _current(self, row: Row) -> Row | None:
-        """The row under its devices' present names; None when it speaks of deleted ones only, which is settled then."""
-        if self._renaming is None:
-            return row
-        now = self._renaming.current(row, lambda part: self._bury_deleted(row.topic, part))
-        if now is None and row.topic == topics.DISCONNECT:
-            self._delivered(row)
-        elif now is None:
-            buried = PartBuried(
-                topic=row.topic, reason=DEVICE_DELETED, devices=_named(row), size_bytes=len(row.payload)
-            )
-            self._bury(row, DEVICE_DELETED, buried)
-        return now
-
-    def _bury_deleted(self, topic: str, part: payloads.Part) -> None:
-        letter = Row(0, topic, part.payload, part.devices, 1, part.points)
-        size = len(part.payload)
-        self._events.emit(PartBuried(topic=topic, reason=DEVICE_DELETED, devices=_named(letter), size_bytes=size))
-        self._spool.bury(letter, DEVICE_DELETED)
 
     # What the spool calls.
 
@@ -473,7 +452,7 @@ class Forwarder:
                 return self._send_next(now)  # it has to go first, or is a suspect that goes as a whole
             row = self._ready.pop()
             examination.begin(row)
-            self._events.emit(RowExamined(topic=row.topic, devices=_named(row)))
+            self._events.emit(RowExamined(topic=row.topic, devices=named(row)))
         case = examination.case
         if case is None:
             return True
@@ -507,7 +486,7 @@ class Forwarder:
         letters = case.dead_letters()
         for letter, reason in letters:
             size = len(letter.payload)
-            self._events.emit(PartBuried(topic=row.topic, reason=reason, devices=_named(letter), size_bytes=size))
+            self._events.emit(PartBuried(topic=row.topic, reason=reason, devices=named(letter), size_bytes=size))
             self._spool.bury(letter, reason)
         self._forget(row)
         if letters and letters[0][0] is row:
@@ -520,23 +499,11 @@ class Forwarder:
         """The row's payload, or several where it was stored under larger limits; None when it went to the dead
         letters."""
         limit = payloads.payload_limit(self._limits, row.topic, max(self._max_payload_bytes, 1))
-        split = _SPLIT.get(row.topic)
-        if split is None or (
-            len(row.payload) <= limit and len(row.devices) <= self._max_devices and row.points <= self._max_points
-        ):
-            return deque((Piece(row.payload, len(row.devices), row.points),))
         try:
-            pieces = split(row.payload, limit, self._max_devices, self._max_points)
-        except ValueError as error:
-            self._bury(row, UNREADABLE, Unsendable(topic=row.topic, why=str(error), devices=_named(row)))
+            return cut(row, limit, self._max_devices, self._max_points)
+        except Uncuttable as error:
+            self._bury(row, error.reason, Unsendable(topic=row.topic, why=str(error), devices=named(row)))
             return None
-        longest = max([len(piece.payload) for piece in pieces], default=0)
-        if pieces and longest <= limit:
-            return deque(pieces)
-        # Rare twice over: a single value that fitted under the limit of its time and does not fit now.
-        why = f"a value in it makes {longest} bytes, and {limit} is the limit" if pieces else "it is empty"
-        self._bury(row, TOO_LARGE, Unsendable(topic=row.topic, why=why, devices=_named(row)))
-        return None
 
     def _acknowledged(self, code: int, session: int, sent: Sent) -> None:
         flight = self._flight
@@ -579,7 +546,7 @@ class Forwarder:
             if sent.code == 0x99 and payloads.parts(row.topic, row.payload):
                 self._examine(row)
             else:
-                self._bury(row, REFUSED, Refused(topic=row.topic, code=sent.code, devices=_named(row)))
+                self._bury(row, REFUSED, Refused(topic=row.topic, code=sent.code, devices=named(row)))
         for through in flight.release():
             self._delivered(through)
 
@@ -627,7 +594,7 @@ class Forwarder:
         elif strikes >= (STRIKES if code == 0x83 else TRIES):
             self._explained_at = now
             reason = REFUSED if code == 0x83 else RETRIES_EXHAUSTED
-            self._bury(row, reason, Refused(topic=row.topic, code=code, devices=_named(row)))
+            self._bury(row, reason, Refused(topic=row.topic, code=code, devices=named(row)))
             self._examination.suspicion.condemn(row.devices, reason, now)
             return
         else:
@@ -704,7 +671,7 @@ class Forwarder:
             self._examination.due.add(row.seq)
             return
         self._flight.remove(sent)
-        never = NeverAcknowledged(topic=row.topic, times=strikes, devices=_named(row))
+        never = NeverAcknowledged(topic=row.topic, times=strikes, devices=named(row))
         self._bury(row, NEVER_ACKNOWLEDGED, never)
 
     def _cancel_timers(self) -> None:
@@ -720,17 +687,10 @@ class Forwarder:
             self._tell_if_idle()
 
 
-_SPLIT = {topics.TELEMETRY: payloads.split_telemetry, topics.ATTRIBUTES: payloads.split_attributes}
-"""What can be cut into parts, and how."""
+def _as_it_is(row: Row) -> Row:
+    return row
 
 
 def _link_down(failure: Failure) -> None:
     """What was in flight was put back when the session ended; the failed Deferred says the same once more."""
     failure.trap(LinkDown)
-
-
-def _named(row: Row) -> str:
-    """The row's devices, for a log line: the first few, and how many more."""
-    shown = ", ".join(repr(name) for name in row.devices[:3])
-    return f"{shown} and {len(row.devices) - 3} more" if len(row.devices) > 3 else shown
-

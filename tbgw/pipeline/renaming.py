@@ -25,8 +25,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tbgw.files import replace_file
+from tbgw.interfaces import ISpool
+from tbgw.internal_events import Event, Events
 from tbgw.model import Row
-from tbgw.thingsboard import payloads
+from tbgw.pipeline.cutting import named
+from tbgw.pipeline.internal_events import PartBuried
+from tbgw.pipeline.suspicion import DEVICE_DELETED
+from tbgw.thingsboard import payloads, topics
 from tbgw.thingsboard.payloads import Part
 
 MAX_CHANGES = 10_000
@@ -123,6 +128,48 @@ class Renaming:
         points = row.points - sum([part.points for part in taken.values()])
         return row._replace(
             payload=payload, devices=devices, messages=max(0, row.messages - len(taken)), points=max(0, points)
+        )
+
+
+class Following:
+    """
+    Brings rows up to date before they are sent: `current`. What speaks of deleted devices is buried on the way;
+    `settled(row)` is called for a row that is done with, `bury(row, reason, event)` for one that is buried as a whole.
+    """
+
+    def __init__(
+        self,
+        renaming: Renaming,
+        spool: ISpool,
+        events: Events,
+        settled: Callable[[Row], None],
+        bury: Callable[[Row, str, Event], None],
+    ) -> None:
+        self._renaming = renaming
+        self._spool = spool
+        self._events = events
+        self._settled = settled
+        self._bury = bury
+
+    def current(self, row: Row) -> Row | None:
+        """The row under its devices' present names; None when it speaks of deleted ones only, which is settled then."""
+        now = self._renaming.current(row, lambda part: self._bury_part(row.topic, part))
+        if now is not None:
+            return now
+        if row.topic == topics.DISCONNECT:
+            self._settled(row)
+        else:
+            self._bury(row, DEVICE_DELETED, self._buried(row))
+        return None
+
+    def _bury_part(self, topic: str, part: Part) -> None:
+        letter = Row(0, topic, part.payload, part.devices, 1, part.points)
+        self._events.emit(self._buried(letter))
+        self._spool.bury(letter, DEVICE_DELETED)
+
+    def _buried(self, row: Row) -> Event:
+        return PartBuried(
+            topic=row.topic, reason=DEVICE_DELETED, devices=named(row), size_bytes=len(row.payload)
         )
 
 
