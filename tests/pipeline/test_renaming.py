@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
-from tbgw.model import Device, Reading, ReportPlan, ReportStrategy, ReportType, Row, SessionLimits
+from tbgw.model import Device, RateLimit, Reading, ReportPlan, ReportStrategy, ReportType, Row, SessionLimits
 from tbgw.pipeline.downlink import Downlink
 from tbgw.pipeline.forwarder import Forwarder
 from tbgw.pipeline.ingest import Ingest
@@ -296,6 +296,59 @@ class NoticeTests(NoticeCase):
         self.assertNotIn(["A"], said)
         self.assertIn(["New"], said)
         self.assertEqual(self.spool.stored, {})
+
+    def test_renamed_between_two_parts_of_a_row(self) -> None:
+        """A row goes in parts, for a limit; what is left of it when a device is renamed goes under the new name."""
+        self.say("A", "B")
+        self.settle()
+        self.say("A", "B", "C")  # one row
+        self.settle()
+        self.uplink.up(SessionLimits(telemetry=(RateLimit(2, 10.0),), announced=True))
+        for _ in range(200):
+            self.uplink.acknowledge_all()
+            parts = [names for topic, names in self.names(self.uplink.sent) if topic == topics.TELEMETRY]
+            if parts[-2:] == [["A"], ["B"]] and len(parts) > 2:
+                break
+            self.clock.advance(1)
+        self.notices.renamed("C", "New")
+        self.spool.run()
+        for _ in range(600):
+            self.uplink.acknowledge_all()
+            self.clock.advance(1)
+            self.spool.run()
+        said = self.names(self.uplink.data())
+        after = said[said.index((topics.DISCONNECT, ["C"])) + 1 :] if (topics.DISCONNECT, ["C"]) in said else said
+        self.assertNotIn(["C"], [names for _, names in after])
+        self.assertIn((topics.TELEMETRY, ["New"]), said)
+        self.assertEqual(self.spool.stored, {})
+
+    def test_a_row_that_comes_back_brings_its_followers(self) -> None:
+        """A row of the old name that ThingsBoard wants later takes with it what was sent behind it under the new."""
+        self.uplink.up()
+        self.say("A")
+        self.settle()
+        self.say("A")
+        self.spool.run()
+        (old,) = [one for one in self.uplink.waiting if one.topic == topics.TELEMETRY]
+        self.notices.renamed("A", "New")
+        self.spool.run()
+        self.uplink.acknowledge_announcements()
+        self.say("A")
+        self.spool.run()
+        self.clock.advance(0.06)
+        for one in [one for one in self.uplink.waiting if one is not old]:
+            self.uplink.acknowledge(one)
+        self.uplink.acknowledge(old, 0x97)
+        for _ in range(10):
+            self.clock.advance(10)
+            self.settle()
+        values = [
+            part["values"]["n"]
+            for sent in self.uplink.data()
+            if sent.topic == topics.TELEMETRY
+            for part in json.loads(sent.payload).get("New", ())
+        ]
+        self.assertEqual(values[-2:], [2, 3])
 
     def test_deleted(self) -> None:
         """What was stored goes to the dead letters; what the device says next makes it anew, with its profile."""
