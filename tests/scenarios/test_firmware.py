@@ -35,9 +35,10 @@ class FirmwareTests(OwnCase):
         self.control.add_package(ota.make_package(kind, "gate", version, IMAGE, **options))
         self.control.assign_package(GATEWAY, kind, "gate", version)
 
-    async def start(self, **keys: Any) -> Program:
+    async def start(self, version: str = "auto", **keys: Any) -> Program:
         firmware = {"command": [str(self.apply)], "chunkSizeBytes": 1024, **keys}
-        self.configure(security={"accessToken": self.sandbox.ensure_token()}, firmware=firmware)
+        security = {"accessToken": self.sandbox.ensure_token()}
+        self.configure(security=security, firmware=firmware, mqttVersion=version)
         gateway = self.gateway()
         await self.line(gateway, "connected to ThingsBoard")
         return gateway
@@ -96,11 +97,23 @@ class FirmwareTests(OwnCase):
         self.assertEqual(len(Path(f"{self.target}.version").read_text().split()), len(ota.CHECKSUMS))
 
     async def test_software_without_a_program(self) -> None:
-        """Software is fetched and checked beside firmware, and kept where no program is configured."""
-        gateway = await self.start(chunkSizeBytes=65536)
+        """Software is fetched and checked beside firmware, and kept where no program is configured; on MQTT 3.1.1."""
+        gateway = await self.start("3.1.1", chunkSizeBytes=65536)
         self.offer()
         self.offer("3.0", "sw")
         await self.until(lambda: self.latest(GATEWAY).get("sw_state") == "VERIFIED", "VERIFIED")
         await self.until(lambda: self.latest(GATEWAY).get("fw_state") == "UPDATED", "UPDATED")
         self.assertEqual((self.folder.path / "packages" / "software.bin").read_bytes(), IMAGE)
         await self.stop(gateway)
+
+    async def test_no_package(self) -> None:
+        """ThingsBoard has no such package and ends the session: told once, not tried again, the gateway lives on."""
+        gateway = await self.start()
+        offer = ota.make_package("fw", "gate", "9.9-a", IMAGE).attributes()
+        self.control.set_attributes(GATEWAY, offer)
+        await self.line(gateway, "ThingsBoard says NOT_FOUND")
+        await self.line(gateway, "connected to ThingsBoard")
+        await self.until(lambda: self.latest(GATEWAY).get("fw_state") == "FAILED", "FAILED")
+        self.assertEqual(self.latest(GATEWAY)["fw_error"], "ThingsBoard says NOT_FOUND")
+        await self.stop(gateway)
+        self.assertEqual(gateway.output.count("connected to ThingsBoard"), 2)

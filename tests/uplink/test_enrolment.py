@@ -235,6 +235,16 @@ class ProvisioningTests(EnrolmentCase):
         self.answer(FAILURE)
         self.assertEqual(self.server.connect.username, "t0ken")
 
+    def test_power_cut_before_the_answer(self) -> None:
+        """The gateway ended after asking: its next run asks for the same, and goes on with it when that was granted."""
+        first = self.start(Plan("MQTT_BASIC", "key", "secret", "Gate"))
+        body = self.asked()
+        self.stop(first)
+        self.start(Plan("MQTT_BASIC", "key", "secret", "Gate"))
+        self.assertEqual(self.asked(), body)
+        self.answer(FAILURE)
+        self.assertEqual(self.server.connect.password, body["password"].encode())
+
     def test_again(self) -> None:
         """On request everything begins anew: forgotten, asked for, used."""
         enrolment = self.start()
