@@ -46,7 +46,10 @@ class PageTests(SynchronousTestCase):
     def test_every_cell(self):
         """Each side of each row names a test, or says in parentheses why there is none."""
         bare = [
-            (number, cell) for number, _, *cells in self.rows for cell in cells if not (_NAME.search(cell) or _REASON.search(cell))
+            (number, cell)
+            for number, _, *cells in self.rows
+            for cell in cells
+            if not (_NAME.search(cell) or _REASON.search(cell))
         ]
         self.assertEqual(bare, [])
 
