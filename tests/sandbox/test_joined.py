@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from tbgw.internal_events import Events
@@ -96,6 +97,28 @@ class GatewayTests(JoinedTests):
         answer = self.successResultOf(called)
         self.assertEqual(answer.status, 200)
         self.assertIn("error", answer.body)
+
+    def test_calls_that_waited(self) -> None:
+        """Ten persistent calls that waited for the link are all answered, with each of the server's strategies."""
+        self.say(t=1)
+        for strategy in ("BURST", "SEQUENTIAL_ON_ACK_FROM_DEVICE", "SEQUENTIAL_ON_RESPONSE_FROM_DEVICE"):
+            self.control.set_switches({"rpc_strategy": strategy})
+            for device in ("A", "Gateway"):
+                self.dial.refusing = True
+                self.control.cut()
+                self.settle()
+                answers = [
+                    self.successResultOf(
+                        self.control.call(device, f"m{number}", persistent=True, expires_in_ms=86_400_000)
+                    )
+                    for number in range(10)
+                ]
+                self.dial.refusing = False
+                self.pass_time(120)
+                ids = [json.loads(answer.body)["rpcId"] for answer in answers]
+                calls = [self.control.persistent_call(one) for one in ids]
+                self.assertEqual([call["status"] for call in calls], ["SUCCESSFUL"] * 10, (strategy, device))
+                self.assertTrue(all("error" in call["response"] for call in calls))
 
     def test_silent_child(self) -> None:
         """C: a device that is silent for longer than ThingsBoard keeps its session stays within reach (3.10)."""
