@@ -59,6 +59,9 @@ _SECTIONS = {GENERAL: "thingsboard", STORAGE: "storage", GRPC: "grpc"}
 _ENVELOPE = ("id", "configVersion", "mode", "logLevel", "enableRemoteLogging", "reportStrategy")
 """What of a connector's attribute stands beside its name in tb_gateway.json."""
 
+_ENVELOPE_DEFAULTS: Mapping[str, Value] = {"logLevel": "INFO", "enableRemoteLogging": False}
+"""What is shown where nothing is said, and so means nothing when it comes back."""
+
 _LOCAL = (
     ("remoteMethods",),
     ("publishSecrets",),
@@ -145,7 +148,9 @@ class _Planning:
                 self._section(name, section, update[name], general)
         if LOGS in update:
             understood.append(LOGS)
-            self._write(LOGS_FILE, _without_ts(self._content(LOGS, update[LOGS])))
+            logs = _without_ts(self._content(LOGS, update[LOGS]))
+            if logs or LOGS_FILE in self._old:
+                self._write(LOGS_FILE, logs)
         connectors = [dict(entry) for entry in general.get("connectors", ()) if isinstance(entry, dict)]
         active = self._active(update[ACTIVE]) if ACTIVE in update else None
         for name, value in update.items():
@@ -184,6 +189,15 @@ class _Planning:
         places = [place[1:] for place in self._secrets.get(GENERAL_FILE, ()) if place[:1] == (section,)]
         if name == GENERAL:
             self._check_local(content, old)
+            if isinstance(content.get("statistics"), dict):
+                unsaid = _statistics_defaults(old)
+                content["statistics"] = {
+                    key: value
+                    for key, value in content["statistics"].items()
+                    if key not in unsaid or value != unsaid[key]
+                }
+                if not content["statistics"] and "statistics" not in old:
+                    del content["statistics"]
             for key in ("security", "provisioning"):
                 given, had = _object(content.get(key)), _object(old.get(key))
                 if given.get("type") and given["type"] != had.get("type") and had:
@@ -204,8 +218,8 @@ class _Planning:
         for key, value in new.items():
             if value is None:
                 merged.pop(key, None)
-            elif isinstance(value, dict) and isinstance(old.get(key), dict):
-                merged[key] = self._merged(value, old[key])
+            elif isinstance(value, dict):
+                merged[key] = self._merged(value, _object(old.get(key)))
             else:
                 merged[key] = value
         return merged
@@ -250,7 +264,8 @@ class _Planning:
         entry["type"] = value["type"]
         for key in _ENVELOPE:
             if value.get(key) is not None:
-                entry[key] = value[key]
+                if key in entry or value[key] != _ENVELOPE_DEFAULTS.get(key):
+                    entry[key] = value[key]
             elif key == "reportStrategy":
                 entry.pop(key, None)
         file = entry.get("configuration")
@@ -374,7 +389,7 @@ def published(
 
     general = _object(files.get(GENERAL_FILE))
     thingsboard = shown(GENERAL_FILE, _object(general.get("thingsboard")), "thingsboard")
-    statistics = {"enable": False, "enableCustom": False, "commands": [], **_object(thingsboard.get("statistics"))}
+    statistics = {**_object(thingsboard.get("statistics")), **_statistics_defaults(thingsboard)}
     connectors = [entry for entry in general.get("connectors", ()) if isinstance(entry, dict)]
     first = {
         GENERAL: {**thingsboard, "statistics": statistics},
@@ -393,13 +408,20 @@ def published(
         name, file = entry.get("name"), entry.get("configuration")
         if not isinstance(name, str) or not isinstance(file, str) or name in FIXED:
             continue
-        content = {"logLevel": "INFO", "enableRemoteLogging": False, **entry}
+        content = {**_ENVELOPE_DEFAULTS, **entry}
         content |= {"configurationJson": shown(file, files.get(file, {})), "ts": ts_ms.get(name, 0)}
         messages.append({name: content})
     return messages
 
 
 # Small parts.
+
+
+def _statistics_defaults(thingsboard: Mapping[str, Value]) -> dict[str, Value]:
+    """What ThingsBoard's page wants to see of `statistics` and the file does not say."""
+    said = thingsboard.get("statistics")
+    defaults: dict[str, Value] = {"enable": isinstance(said, dict), "enableCustom": False, "commands": []}
+    return {key: value for key, value in defaults.items() if key not in _object(said)}
 
 
 def _maybe_json(value: Value) -> Value:

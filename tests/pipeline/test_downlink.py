@@ -18,7 +18,16 @@ from tbgw.interfaces import IConnector, IDownlink, IUplinkListener
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.model import Device, SessionLimits
-from tbgw.pipeline.downlink import COMMAND_SECONDS, MAX_RUNNING, MAX_UNACKNOWLEDGED, REQUEST_SECONDS, Downlink
+from tbgw.pipeline.downlink import (
+    COMMAND_SECONDS,
+    MAX_REMEMBERED,
+    MAX_REMEMBERED_BYTES,
+    MAX_RUNNING,
+    MAX_UNACKNOWLEDGED,
+    REPEAT_SECONDS,
+    REQUEST_SECONDS,
+    Downlink,
+)
 from tbgw.thingsboard import payloads, topics
 from tests.fakes import FakeUplink
 
@@ -205,6 +214,77 @@ class DownlinkTests(DownlinkCase):
         self.assertEqual([content["data"] for _, content in self.sent()], ["asked again"])
         self.assertEqual(self.counters.total("answers_dropped"), 1)
         self.assertEqual(len(self.connector.calls), 2)
+
+    def test_answered_before_and_asked_again(self):
+        """A command that was answered and comes again with the next session gets the same answer, and is not repeated;
+        later in the session the number is another command's."""
+        self.command(4, params={"x": 1})
+        self.assertEqual([content["data"] for _, content in self.sent()], ["ok"])
+        self.uplink.down()
+        self.connector.answer = lambda: succeed("again")
+        self.command(4, params={"x": 1})  # before the session is ready
+        self.uplink.up()
+        self.command(4, params={"x": 1})
+        self.assertEqual([content["data"] for _, content in self.sent()], ["ok", "ok"])
+        self.assertEqual(len(self.connector.calls), 1)
+        self.command(4, params={"x": 2})
+        self.command(4, method="other")
+        self.assertEqual([content["data"] for _, content in self.sent()], ["again", "again"])
+        self.clock.advance(REPEAT_SECONDS)
+        self.command(4, params={"x": 1})
+        self.assertEqual(len(self.connector.calls), 4)
+
+    def test_answer_of_which_the_session_is_over_is_given_later(self):
+        """The answer came when nobody could hear it: whoever asks again hears it, and the device does it once."""
+        running: Deferred[Any] = Deferred()
+        self.connector.answer = lambda: running
+        self.command(1)
+        self.uplink.down()
+        running.callback("done")
+        self.uplink.up()
+        self.command(1)
+        self.assertEqual([content["data"] for _, content in self.sent()], ["done"])
+        self.assertEqual(len(self.connector.calls), 1)
+
+    def test_command_before_the_session_is_ready(self):
+        """ThingsBoard sends what waits as soon as that is subscribed to; the answer waits for the session."""
+        self.uplink.down()
+        self.command(1)
+        self.assertEqual(self.uplink.sent, [])
+        self.uplink.up()
+        self.assertEqual([content["data"] for _, content in self.sent()], ["ok"])
+
+    def test_remembered_answers_are_bounded(self):
+        """However many and long the answers are, what is remembered of them keeps to its bounds."""
+        self.connector.answer = lambda: succeed("x" * 40_000)
+        for number in range(100):
+            self.command(number)
+            self.uplink.acknowledge_all()
+        self.assertLessEqual(self.downlink._answered_bytes, MAX_REMEMBERED_BYTES)
+        self.assertEqual(
+            self.downlink._answered_bytes,
+            sum(len(answered.payload) for answered in self.downlink._answered_before.values()),
+        )
+        self.connector.answer = lambda: succeed(1)
+        for number in range(MAX_REMEMBERED + 100):
+            self.command(number, "B")
+            self.uplink.acknowledge_all()
+        self.assertEqual(len(self.downlink._answered_before), MAX_REMEMBERED)
+
+    def test_own_commands(self):
+        """`gateway_...` is the gateway's, also where a connector is of that type; its code stands beside the error."""
+        asked: list[Any] = []
+
+        def own(method: str, params: Any) -> Deferred[Any]:
+            asked.append((method, params))
+            return fail(CommandFailed("no", 403)) if method == "gateway_x" else succeed({"code": 200})
+
+        self.downlink.set_own_commands(own)
+        self.downlink.set_connectors([self.connector, FakeConnector("Odd", "gateway")])
+        for method, answer in (("gateway_ping", {"code": 200}), ("gateway_x", {"error": "no", "code": 403})):
+            content = payloads.encode({"method": method, "params": {"a": 1}})
+            self.assertEqual(self.answers(topics.DEVICE_RPC_REQUEST + "7", content)[0][1], answer)
+        self.assertEqual(asked, [("gateway_ping", {"a": 1}), ("gateway_x", {"a": 1})])
 
     def test_answers_wait_for_room(self):
         """Not more than a few publishes are without PUBACK; the others follow, in order, none is lost."""
