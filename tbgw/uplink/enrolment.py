@@ -14,7 +14,7 @@ import datetime
 import hashlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeVar
 
@@ -58,6 +58,8 @@ ANSWER_SECONDS = 60.0
 
 REFUSED_RETRY_SECONDS = 60.0
 LONGEST_REFUSED_RETRY_SECONDS = 3600.0
+
+DISK_RETRY_SECONDS = 60.0
 
 Dial = Callable[[Login | None], tuple[IStreamClientEndpoint, str]]
 """Where ThingsBoard is, and its name in log lines; with the certificate of a login, if that has one."""
@@ -293,8 +295,24 @@ class Enrolment(Service):
         self.started()
 
     async def _provision(self) -> Login:
-        """Ask until it is granted."""
-        basis = _digest(self._plan)
+        """Ask until it is granted, and it is kept."""
+        login = await self._insist(self._ask, _digest(self._plan))
+        await self._insist(self._disk, self._keeper.keep, login)
+        self._events.emit(Provisioned(name=login.device_name, type=login.type))
+        return login
+
+    async def _insist(self, step: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+        """Do it until the disk lets us."""
+        while True:
+            try:
+                return await step(*arguments)
+            except OSError as error:
+                why = f"they cannot be kept on the disk: {error.strerror or error}"
+                self._events.emit(ProvisioningFailed(why=why, retry_seconds=DISK_RETRY_SECONDS))
+            await deferLater(self._clock, DISK_RETRY_SECONDS)
+
+    async def _ask(self, basis: str) -> Login:
+        """Ask until it is granted. Raises OSError."""
         asked = await self._ask_what(basis)
         versions = self._new_versions()
         failures = refusals = 0
@@ -305,8 +323,6 @@ class Enrolment(Service):
                 self._events.emit(CredentialsAssumed(name=asked.login.device_name))
                 came = asked.login
             if isinstance(came, Login):
-                await self._disk(self._keeper.keep, came)
-                self._events.emit(Provisioned(name=came.device_name, type=came.type))
                 return came
             if isinstance(came, Refusal):
                 delay = REFUSED_RETRY_SECONDS * 2.0 ** min(refusals, 10)

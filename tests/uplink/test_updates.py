@@ -386,6 +386,28 @@ class FaultTests(UpdatesCase):
         self.answer()
         self.assertIn("No space left", self.error())
 
+    def test_disk_that_remembers_nothing(self) -> None:
+        """A disk that takes no state fails the update before it begins, and not one that is through."""
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        real = Package.save
+        self.patch(Package, "save", full)
+        self.start(Rules(("/bin/apply",), chunk_bytes=CHUNK))
+        self.push(attributes())
+        self.assertIn("No space left", self.error())
+        self.patch(Package, "save", real)
+
+        def run() -> Deferred[str]:
+            self.patch(Package, "save", full)
+            return succeed("")
+
+        self.outcome = run
+        self.push(attributes())
+        self.answer_all()
+        self.assertEqual(self.states()[-1], "UPDATED")
+
     def test_offers_that_cannot_be_taken_up(self) -> None:
         """A URL, no checksum: told once for each offer."""
         self.start()
