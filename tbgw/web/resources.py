@@ -57,6 +57,7 @@ _STATIC_FILES = {
     b"/style.css": ("style.css", b"text/css; charset=utf-8"),
     b"/app.js": ("app.js", b"text/javascript; charset=utf-8"),
     b"/chart.js": ("chart.js", b"text/javascript; charset=utf-8"),
+    b"/manage.js": ("manage.js", b"text/javascript; charset=utf-8"),
     b"/icon.svg": ("icon.svg", b"image/svg+xml"),
 }
 
