@@ -166,6 +166,11 @@ class Gateway(Service):
         """Those that there are at present."""
         return list(self._connectors.values())
 
+    def add_connector(self, connector: Any) -> None:
+        """Take in one that no file describes. Before the start."""
+        self._connectors[connector.connector_name] = connector
+        self.downlink.set_connectors(self.connectors)
+
     # Building.
 
     def _pack_limits(self, limits: SessionLimits) -> PackLimits:

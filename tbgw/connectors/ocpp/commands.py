@@ -76,8 +76,8 @@ class Commands:
         """See `IConnector.command`."""
         paths = self._reports.paths_of(device)
         if not paths:
-            return fail(UnknownDevice("the device is not known here", {"type": "UnknownDevice", "message": "the "
-                                      "device is not known here"}))
+            words = "the device is not known here"
+            return fail(UnknownDevice(words, answer={"type": "UnknownDevice", "message": words}))
         stations = [self._stations[path] for path in paths if path in self._stations]
         if not stations:
             return fail(self._away(paths[0], method))
