@@ -47,9 +47,7 @@ def library(port: int, options: dict[str, str]) -> None:
             snake(station.version, payload)
             return {"currentTime": now()} if action == "Heartbeat" else {}
 
-        def send_received(
-            self, station: IStation, action: str, payload: dict[str, Any], faults: Sequence[str]
-        ) -> None:
+        def send_received(self, station: IStation, action: str, payload: dict[str, Any], faults: Sequence[str]) -> None:
             pass
 
         def disconnected(self, station: IStation, reason: str) -> None:
@@ -78,10 +76,11 @@ def ocpp(port: int) -> None:
     from ocpp.routing import on  # type: ignore[import-untyped] # it has no types
     from ocpp.v16 import ChargePoint, call_result  # type: ignore[import-untyped] # it has no types
     from websockets.asyncio.server import serve
+    from websockets.typing import Subprotocol
 
     logging.getLogger("ocpp").setLevel(logging.WARNING)
 
-    class Station(ChargePoint):  # type: ignore[misc] # it has no types
+    class Station(ChargePoint):
         @on("MeterValues")  # type: ignore[untyped-decorator] # it has no types
         def meter_values(self, **_: Any) -> Any:
             return call_result.MeterValues()
@@ -94,7 +93,7 @@ def ocpp(port: int) -> None:
         await Station(socket.request.path.strip("/"), socket).start()
 
     async def run() -> None:
-        async with serve(connected, "127.0.0.1", port, subprotocols=["ocpp1.6"], backlog=4096):  # type: ignore[list-item] # plain text is fine
+        async with serve(connected, "127.0.0.1", port, subprotocols=[Subprotocol("ocpp1.6")], backlog=4096):
             await asyncio.get_running_loop().create_future()
 
     asyncio.run(run())

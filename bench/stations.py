@@ -32,7 +32,11 @@ def meter_values(version: str) -> tuple[str, dict[str, Any]]:
     """A charger's usual report: ten samples of one moment."""
     measurands = [
         ("Energy.Active.Import.Register", "Wh", None),
-        *((f"{quantity}", unit, f"L{n}") for quantity, unit in (("Current.Import", "A"), ("Voltage", "V")) for n in (1, 2, 3)),
+        *(
+            (f"{quantity}", unit, f"L{n}")
+            for quantity, unit in (("Current.Import", "A"), ("Voltage", "V"))
+            for n in (1, 2, 3)
+        ),
         ("Power.Active.Import", "W", None),
         ("Power.Offered", "W", None),
         ("SoC", "Percent", None),
@@ -56,7 +60,9 @@ def meter_values(version: str) -> tuple[str, dict[str, Any]]:
 class Station:
     """One charge point's socket."""
 
-    def __init__(self, number: int, port: int, path: str, version: str, context: ssl.SSLContext | None, deflate: bool) -> None:
+    def __init__(
+        self, number: int, port: int, path: str, version: str, context: ssl.SSLContext | None, deflate: bool
+    ) -> None:
         self.number = number
         self.sent_at = 0.0
         self.buffer = b""
@@ -94,7 +100,11 @@ class Frames:
 
     def __init__(self, action: str, payload: dict[str, Any]) -> None:
         text = json.dumps([2, "I" * 16, action, payload], separators=(",", ":")).replace("TIMESTAMP", "T" * 24).encode()
-        head = struct.pack("!BB", 0x81, 0x80 | len(text)) if len(text) < 126 else struct.pack("!BBH", 0x81, 0xFE, len(text))
+        head = (
+            struct.pack("!BB", 0x81, 0x80 | len(text))
+            if len(text) < 126
+            else struct.pack("!BBH", 0x81, 0xFE, len(text))
+        )
         parts = (head + b"\0\0\0\0" + text).split(b"I" * 16)
         self.before, rest = parts
         self.middle, _, self.after = rest.partition(b"T" * 24)
