@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tbgw.config.document import read_document
 from tbgw.config.findings import Reporter, Severity
 from tbgw.config.schema import settings_of
-from tbgw.connectors.ocpp import config, policy
+from tbgw.connectors.ocpp import config, policy, report_events
+from tbgw.internal_events import Event
 from tbgw.ocpp.actions import station_actions
 from tbgw.ocpp.versions import Version
 
@@ -34,10 +35,16 @@ class DocsTests(SynchronousTestCase):
         """No key of what this page is about is missing."""
         sections = (
             *(policy.Boot, policy.Authorization, policy.Tag, policy.Transactions, policy.Vendor, policy.DataTransfer),
-            *(policy.DefaultMapping, config.ChargePoint, config.ChargePointPoint),
+            *(policy.DefaultMapping, config.ChargePointPoint),
         )
         for key in sorted({item.keys[0] for section in sections for item in settings_of(section).values()}):
             self.assertTrue(re.search(rf"\b{key}\b", TEXT), key)
+
+    def test_every_counter(self):
+        """What is counted can be looked up."""
+        kinds = [kind for kind in vars(report_events).values() if isinstance(kind, type) and issubclass(kind, Event)]
+        for kind in kinds:
+            self.assertIn(kind.counter, TEXT)
 
     def test_every_message(self):
         """What each message is answered can be looked up."""

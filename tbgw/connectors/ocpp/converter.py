@@ -27,6 +27,7 @@ from tbgw.connectors.ocpp.telemetry import Mapped
 from tbgw.connectors.ocpp.timestamps import believable
 from tbgw.expressions import MISSING, Evaluate, compile_path, compile_template, split_template, text_of
 from tbgw.model import Value
+from tbgw.thingsboard.payloads import is_device_name
 
 MAX_KEY_CHARACTERS = 250
 """Longest key that an expression may make; ThingsBoard takes 255."""
@@ -287,7 +288,7 @@ class Naming:
         self._profile = compile_template(charge_point.profile, spellings, True)
 
     def name(self, context: Mapping[str, Value]) -> str | None:
-        """The name as configured; None while something of it is not known."""
+        """The name as configured; None while something of it is not known, or if no device can have such a name."""
         return _name(self._name(dict(context)))
 
     def fallback(self, context: Mapping[str, Value]) -> str | None:
@@ -302,7 +303,8 @@ class Naming:
 def _name(value: Any) -> str | None:
     if value is MISSING or value is None:
         return None
-    return text_of(value).strip() or None
+    name = text_of(value).strip()
+    return name if is_device_name(name) else None
 
 
 def context_of(

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 DEFAULT_MEASURAND = "Energy.Active.Import.Register"
 MAX_SAMPLES = 1000
 """Sampled values of one message that are looked at: a station with 50 phases and 20 measurands."""
-MAX_NAME_CHARACTERS = 64
-"""Longest measurand, phase, location or unit; the longest of the standard has 36."""
+MAX_KEY_CHARACTERS = 150
+"""Longest key made of measurand, phase, location and context; the longest of the standard has some 80."""
+MAX_UNIT_CHARACTERS = 50
 MAX_NUMBER_CHARACTERS = 32
 MAX_WHOLE = 2**63 - 1
 """ThingsBoard's whole numbers have 64 bits."""
@@ -74,7 +75,7 @@ class Kind(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def kind_of(measurand: str, phase: str, location: str, context: str, unit: str, raw: bool) -> Kind:
-    """The parts of the key are bounded by `MAX_NAME_CHARACTERS` before."""
+    """What is the same for all samples of a kind. A stranger's names push each other out of the cache."""
     stem = _key(measurand)
     place = "" if location in ("", "Outlet") else "_" + _key(location)
     suffix = _SUFFIXES.get(context, "")
@@ -178,7 +179,7 @@ def read_samples(samples: Any, raw_units: bool, phase_totals: bool) -> Samples:
         except (TypeError, AttributeError):  # a list, an object or a number in the place of a name
             read.unusable += 1
             continue
-        if len(kind.key) > 4 * MAX_NAME_CHARACTERS or len(kind.unit) > MAX_NAME_CHARACTERS:
+        if len(kind.key) > MAX_KEY_CHARACTERS or len(kind.unit) > MAX_UNIT_CHARACTERS:
             read.unusable += 1
             continue
         signed = sample.get("signedMeterValue")

@@ -25,7 +25,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tbgw.connectors.ocpp.authorization import decide, tags_of
+from tbgw.connectors.ocpp.authorization import decide
 from tbgw.connectors.ocpp.charge_point import Entry, KnownStation
 from tbgw.connectors.ocpp.config import ChargePoint, OCPPConfig
 from tbgw.connectors.ocpp.converter import boot_fields
@@ -40,13 +40,14 @@ from tbgw.connectors.ocpp.report_events import (
     MessageRefused,
     ReplyWithheld,
     TagDenied,
-    TagsUnusable,
     TransactionUnknown,
     ValuesLeftOut,
 )
 from tbgw.connectors.ocpp.sessions import SessionKeeper
+from tbgw.connectors.ocpp.shared_tags import SharedTags
 from tbgw.connectors.ocpp.stations import InStoreThread, Record, Stations
 from tbgw.connectors.ocpp.telemetry import Mapped, Message, configuration_attributes
+from tbgw.connectors.ocpp.timestamps import format_timestamp
 from tbgw.connectors.ocpp.transactions import Transaction, TransactionIds
 from tbgw.errors import StoreError, StoreFull
 from tbgw.interfaces import IDownlink, IIngest, IReceipt
@@ -57,8 +58,6 @@ from tbgw.ocpp.interfaces import IStation
 
 HEARTBEAT_MS = 60_000
 """A heartbeat is passed on at most so often."""
-ASK_AGAIN_SECONDS = 60.0
-"""After a failed question for a shared attribute."""
 
 _ANSWERED_ANYWAY = frozenset({"BootNotification", "Heartbeat", "Authorize"})
 """Answered also when what they say cannot be stored."""
@@ -95,7 +94,6 @@ class StationReports:
         self._events = events
         self._reactor = reactor
         self._now_ms = now_ms
-        self._downlink = downlink
         transactions = config.central_system.transactions
         self._stations = Stations(name, data_dir, run_in_store_thread, events, transactions.persist)
         self._ids = TransactionIds(transactions.first_id, now_ms())
@@ -104,6 +102,7 @@ class StationReports:
         self._entries: dict[int, Entry] = {}
         """By the identity of the section, which is frozen and compared by value otherwise."""
         self._identities = Identities(name, report, config.report, events, ingest.disconnected)
+        self._tags = SharedTags(name, downlink, reactor, events, self._keep)
         self._callbacks: list[Callable[[IStation], None]] = []
         self._log = Logger()
 
@@ -121,6 +120,7 @@ class StationReports:
 
     def close(self) -> Deferred[None]:
         """Fires when everything is kept and the file is closed. All stations have been told `disconnected` before."""
+        self._tags.close()
         return self._stations.close()
 
     # ICentralSystem, all but `admit`.
@@ -144,6 +144,7 @@ class StationReports:
         if known is None or known.station is not station:
             return
         known.station = None
+        self._tags.forget(station.path)
         device = known.device
         if device is None or not known.told_online:
             return
@@ -178,6 +179,8 @@ class StationReports:
         answered = cast("Deferred[Any]", stored).addCallbacks(
             lambda _: made, self._not_stored, errbackArgs=(station.path, action, made)
         )
+        if action == "BootNotification":
+            answered.addCallback(self._with_time)
         if ready:
             answered.addCallback(self._ready_after, known, station)
         return answered
@@ -212,16 +215,14 @@ class StationReports:
         waits: list[Deferred[None]] = []
         if action == "BootNotification":
             self._booted(known, station, payload, made)
-        if action in ("BootNotification", "StartTransaction", "StopTransaction", "TransactionEvent"):
+        if action == "BootNotification" or (
+            session is not None and (known.record.sessions.changed or not self._stations.is_kept(known.record))
+        ):
             known.record.seen_ms = now_ms
-            saved = self._stations.save(known.record, self._ids.last)
-            if not saved.called:
-                waits.append(saved)
-            else:
-                saved.addErrback(lambda why: waits.append(_failed(why)))
-            if action == "StopTransaction" and session is None:
-                number = str(payload.get("transactionId"))[:40]
-                self._events.emit(TransactionUnknown(self._name, station.path, number))
+            waits.append(self._stations.save(known.record, self._ids.last))
+        if action == "StopTransaction" and session is None:
+            number = str(payload.get("transactionId"))[:40]
+            self._events.emit(TransactionUnknown(self._name, station.path, number))
         if made.get("status") != "Rejected" or action != "BootNotification":
             receipts = self._convert(known, station, action, payload, session, now_ms)
             if action != "Heartbeat":
@@ -366,6 +367,10 @@ class StationReports:
             receipts.append(self._ingest.accept(Reading(of, telemetry, mapped.attributes.get(suffix, {}))))
         return receipts
 
+    def _keep(self, known: KnownStation) -> None:
+        """Save what nobody waits for. That it cannot be written is told by the file itself."""
+        self._stations.save(known.record).addErrback(lambda _: None)
+
     # Who is who.
 
     def _record(self, path: str) -> Record:
@@ -400,7 +405,8 @@ class StationReports:
         name = entry.naming.name(context)
         if name is not None:
             self._identities.be(known, name, entry.naming.profile(context))
-            self._announce(known, station)
+            if entry.policy.boot_status != "Rejected":
+                self._announce(known, station)
 
     def _device_for(self, known: KnownStation) -> Device | None:
         """The charge point's device; by its fallback name if no better one can be had by now."""
@@ -435,7 +441,7 @@ class StationReports:
             values["online"] = True
             values["reconnects"] = known.connections - 1
         self._ingest.accept(Reading(device, ((now_ms, values),) if values else (), attributes))
-        self._ask_for_tags(known, station)
+        self._tags.ask(known)
 
     # Ready.
 
@@ -443,6 +449,10 @@ class StationReports:
         known.is_ready = True
         # Later, so that the answer to the message that made it ready is on its way before anything of ours.
         self._reactor.callLater(0, self._tell_ready, known, station)
+
+    def _with_time(self, made: Answer) -> Answer:
+        """The charge point sets its clock by this answer, so it does not tell the time of before the disk."""
+        return {**made, "currentTime": format_timestamp(self._now_ms())}
 
     def _ready_after(self, made: Answer, known: KnownStation, station: IStation) -> Answer:
         if known.station is station and not known.is_ready:
@@ -453,35 +463,6 @@ class StationReports:
         if known.station is station:
             for callback in list(self._callbacks):
                 callback(station)
-
-    # Shared tags.
-
-    def _ask_for_tags(self, known: KnownStation, station: IStation) -> None:
-        policy = self._entry_of(known).policy.authorization
-        key = policy.shared_attribute
-        if self._downlink is None or key is None or policy.mode != "list" or known.device is None:
-            return
-        device = known.device
-
-        def answered(values: dict[str, Value]) -> None:
-            if key in values:
-                self._take_tags(known, device.name, key, values[key])
-
-        def failed(why: Failure) -> None:
-            self._reactor.callLater(ASK_AGAIN_SECONDS, again)
-
-        def again() -> None:
-            if known.station is station and known.device is device:
-                self._ask_for_tags(known, station)
-
-        self._downlink.request_attributes(device, "shared", [key]).addCallbacks(answered, failed)
-
-    def _take_tags(self, known: KnownStation, device: str, key: str, value: Value) -> None:
-        if value is not None and tags_of(value) is None:
-            self._events.emit(TagsUnusable(self._name, device, key))
-            return
-        known.record.tags = value
-        self._stations.save(known.record).addErrback(lambda _: None)  # told already; they hold until a restart
 
     # What the downward half asks and tells.
 
@@ -569,20 +550,10 @@ class StationReports:
     def attributes_changed(self, device: str, values: Mapping[str, Value], deleted: Sequence[str]) -> None:
         """To be told of every change of shared attributes, for `authorization.fromSharedAttribute`."""
         for known in self._identities.of_device(device):
-            key = self._config.central_system.authorization.shared_attribute
-            if known.entry is not None:
-                key = known.entry.policy.authorization.shared_attribute
-            if key is not None and (key in values or key in deleted):
-                self._take_tags(known, device, key, values.get(key))
+            self._tags.changed(known, device, values, deleted)
 
     def status(self) -> Mapping[str, Any]:
         """Counts for `IStatusSource.status`."""
         connected = sum(1 for known in self._known.values() if known.station is not None)
         running = sum(1 for record in self._stations for session in record.sessions if session.runs)
         return {"connected": connected, "transactions": running, **self._stations.plain()}
-
-
-def _failed(why: Failure) -> Deferred[None]:
-    failed: Deferred[None] = Deferred()
-    failed.errback(why)
-    return failed

@@ -59,6 +59,7 @@ class SessionKeeper:
         before = sessions.running_on(connector)
         if before is not None:  # its end was lost, or is still on the way
             before.stop_ms = time_ms
+            sessions.changed = True
         session = Transaction(self._ids.take(), connector, tag, meter_start, time_ms, request=request)
         sessions.add(session)
         return session
@@ -67,6 +68,7 @@ class SessionKeeper:
         session = sessions.find(integer_of(payload.get("transactionId")))
         if session is not None:
             session.stop_ms = _time(payload.get("timestamp"), now_ms)
+            sessions.changed = True
         return session
 
     def _event(self, sessions: Sessions, payload: Mapping[str, Any], now_ms: int) -> Transaction:
@@ -87,11 +89,14 @@ class SessionKeeper:
             session = Transaction(stated, None)
             sessions.add(session)
         evse = payload.get("evse")
-        if isinstance(evse, dict) and (number := integer_of(evse.get("id"))):
+        number = integer_of(evse.get("id")) if isinstance(evse, dict) else None
+        if number and number != session.connector:
             session.connector = number
+            sessions.changed = True
         tag = tag_of(Version.V201, payload)
         if tag and session.id_tag is None:
             session.id_tag = tag
+            sessions.changed = True
         state = text_of(info.get("chargingState"))
         if state is not None:
             session.charging_state = state
@@ -100,6 +105,8 @@ class SessionKeeper:
             session.meter_start = register_of(payload.get("meterValue"), "Transaction.Begin")
         elif event == "Ended":
             session.stop_ms = time_ms
+        if event != "Updated":
+            sessions.changed = True
         return session
 
 

@@ -278,19 +278,27 @@ class Stations:
         record = self._records[path] = Record(path, seen_ms=now_ms)
         return record, oldest
 
+    def is_kept(self, record: Record) -> bool:
+        """Whether what was saved of it last is on stable storage by now."""
+        if self._file is None:
+            return True
+        return record.written is not None and record.path not in self._taken and record.path not in self._waiting
+
     def save(self, record: Record, last_transaction_id: int = 0) -> Deferred[None]:
         """Fires when the record, as it is now, is on stable storage. Fails with StoreError."""
         if self.closed:
             return fail(StoreError("what is kept of charge points is closed already"))
-        body = record.body()
+        record.sessions.changed = False
         if last_transaction_id > self.last_transaction_id:
             self.last_transaction_id = last_transaction_id
             self._waiting_facts["lastTransactionId"] = str(last_transaction_id)
-        if self._file is None or (body == record.written and not self._waiting_facts and not self._writing):
+        if self._file is None:
             return succeed(None)
-        if body != record.written or record.path in self._taken:  # a write under way may fail
-            record.written = body
-            self._waiting[record.path] = record
+        body = record.body()
+        if body == record.written and self.is_kept(record):
+            return succeed(None)
+        record.written = body
+        self._waiting[record.path] = record  # also when it is in a write under way, which may fail
         return self._flush()
 
     def close(self) -> Deferred[None]:

@@ -32,6 +32,8 @@ MAX_CONNECTOR_DEVICES = 64
 """Connectors of one charge point that become devices; those beyond stay prefixes."""
 MAX_EVENTS = 1000
 """Entries of one NotifyEvent or NotifyReport that are looked at."""
+MAX_NAMES_CHARACTERS = 200
+"""Of component and variable together; ThingsBoard's keys have 255."""
 _SECRETS = ("password", "authorizationkey", "secret", "privatekey", "passphrase")
 
 _BOOT_16 = {
@@ -547,6 +549,8 @@ def _named(entry: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]] | Non
         if not name or len(name) > 100:
             return None
         names.append(name if not instance else f"{name}_{instance[:100]}")
+    if len(names[0]) + len(names[1]) > MAX_NAMES_CHARACTERS:
+        return None
     evse = component.get("evse")
     return names[0], names[1], evse if isinstance(evse, dict) else {}
 

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 MAX_KEPT = 32
@@ -62,10 +62,12 @@ class Transaction:
 class Sessions:
     """Those of one charge point, the oldest first."""
 
-    __slots__ = ("_by_id",)
+    __slots__ = ("_by_id", "changed")
 
     def __init__(self) -> None:
         self._by_id: dict[int | str, Transaction] = {}
+        self.changed = False
+        """Whether there is something that has to be kept and was not saved yet."""
 
     def __iter__(self) -> Iterator[Transaction]:
         return iter(self._by_id.values())
@@ -95,6 +97,7 @@ class Sessions:
 
     def add(self, transaction: Transaction) -> None:
         """Keep it; what is too much goes, ended ones first."""
+        self.changed = True
         self._by_id.pop(transaction.id, None)
         self._by_id[transaction.id] = transaction
         while len(self._by_id) > MAX_KEPT:
@@ -103,7 +106,11 @@ class Sessions:
 
     def plain(self) -> list[dict[str, Any]]:
         """JSON-ready, as `restored` takes it."""
-        return [{key: value for key, value in asdict(one).items() if value not in (None, "")} for one in self]
+        return [{key: value for key in _KEPT if (value := getattr(one, key)) not in (None, "")} for one in self]
+
+
+_KEPT = tuple(one.name for one in fields(Transaction) if one.name != "charging_state")
+"""What of a session outlives a restart; what it is doing comes with its next message."""
 
 
 def restored(plain: Any) -> Sessions:
@@ -115,6 +122,7 @@ def restored(plain: Any) -> Sessions:
                 sessions.add(Transaction(**{"connector": None, **item}))
             except TypeError:  # fields of another version of this program
                 continue
+    sessions.changed = False
     return sessions
 
 

@@ -75,6 +75,13 @@ class IdentityTests(ReportsCase):
         self.assertEqual((self.ingest.names(), self.ingest.gone), (["CP_1", "ABB CP_1"], ["CP_1"]))
         self.assertEqual(reports.paths_of("CP_1"), ())
 
+    def test_impossible_name(self):
+        """A boot whose fields make no possible name leaves the charge point with its fallback name."""
+        reports = self.make({"deviceNameExpression": "${Vendor}${Model}${meterType}"})
+        station = self.connect(reports)
+        self.boot(reports, station, "v" * 200, meterType="m" * 200)
+        self.assertEqual(self.ingest.names(), ["CP_1"])
+
     def test_heartbeat_names_too(self):
         """A heartbeat counts as a first message."""
         reports = self.make()
@@ -227,6 +234,18 @@ class AnswerTests(ReportsCase):
         self.thread.run()
         self.assertEqual(self.successResultOf(made)["idTagInfo"], {"status": "Accepted"})
 
+    def test_boot_tells_the_time_of_the_answer(self):
+        """The charge point sets its clock by the answer, so the time is that of the answer, however slow the disk."""
+        reports = self.make()
+        station = self.connect(reports)
+        self.thread.holds = True
+        boot = {"chargePointVendor": "A", "chargePointModel": "M"}
+        made = reports.call_received(station, "BootNotification", boot, ())
+        assert isinstance(made, Deferred)
+        self.now_ms += 5000
+        self.thread.run()
+        self.assertEqual(self.successResultOf(made)["currentTime"], "2026-11-18T11:06:45.000Z")
+
     def test_conversion_fails(self):
         """A fault of ours in the mapping is logged and counted, and never an error for the charge point."""
         reports = self.make()
@@ -282,6 +301,9 @@ class AnswerTests(ReportsCase):
         self.assertRaises(CallRefused, self.call, reports, station, "Heartbeat", {})
         self.assertEqual(self.ingest.readings, [])
         self.assertEqual(reports.boot_status(PATH), "Rejected")
+        named = self.make({"deviceNameExpression": "${chargePointId}"}, boot={"status": "Rejected"})
+        self.connect(named)
+        self.assertEqual(self.ingest.readings, [])
 
     def test_no_boot_is_no_refusal(self):
         """One that reconnects without a boot is never told to boot first."""
@@ -479,6 +501,29 @@ class TransactionTests(ReportsCase):
         )
         self.assertIsNone(reports.transaction_of(PATH, 2))
 
+    def test_updates_are_not_written(self):
+        """Only begin, end, and what is new of a session touch the file; an update during its write waits for it."""
+        reports = self.make()
+        station = self.connect(reports, version=Version.V201)
+        self.boot(reports, station)
+        self.thread.holds = True
+        begun = reports.call_received(station, "TransactionEvent", _event("Started", 0), ())
+        update = reports.call_received(station, "TransactionEvent", _event("Updated", 1), ())
+        assert isinstance(begun, Deferred) and isinstance(update, Deferred)
+        self.assertNoResult(update)
+        self.thread.run()
+        self.successResultOf(begun)
+        self.successResultOf(update)
+        self.thread.holds = False
+        jobs = self.thread.jobs
+        for number in range(2, 10):
+            charging = _event("Updated", number, info={"chargingState": "Charging"})
+            self.call(reports, station, "TransactionEvent", charging)
+        self.assertEqual(self.thread.jobs, jobs)
+        self.call(reports, station, "TransactionEvent", _event("Updated", 10, evse={"id": 1}))
+        self.call(reports, station, "TransactionEvent", _event("Ended", 11))
+        self.assertEqual(self.thread.jobs, jobs + 2)
+
     def test_transaction_event_lacks_what_counts(self):
         """Without an id or a known type there is no session to put it down to."""
         reports = self.make()
@@ -509,7 +554,10 @@ class SharedTagTests(ReportsCase):
         self.assertEqual(statuses, ["Accepted", "Blocked", "Invalid"])
         self.successResultOf(reports.close())
         again = self.make(authorization=self.AUTHORIZATION)
-        self.assertEqual(self.status(again, self.connect(again), "aa"), "Accepted")
+        station = self.connect(again)
+        self.assertEqual(self.status(again, station, "aa"), "Accepted")
+        self.downlink.asked[-1][3].callback({})
+        self.assertEqual(self.status(again, station, "aa"), "Invalid")
 
     def test_changed(self):
         """A change is taken at once; what is no list of tags is told and left."""
