@@ -35,7 +35,7 @@ class DocsTests(SynchronousTestCase):
         """No key of what this page is about is missing."""
         sections = (
             *(policy.Boot, policy.Authorization, policy.Tag, policy.Transactions, policy.Vendor, policy.DataTransfer),
-            *(policy.DefaultMapping, config.ChargePoint, config.ChargePointPoint),
+            *(policy.DefaultMapping, config.ChargePointPoint),
         )
         for key in sorted({item.keys[0] for section in sections for item in settings_of(section).values()}):
             self.assertTrue(re.search(rf"\b{key}\b", TEXT), key)

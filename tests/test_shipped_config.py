@@ -22,6 +22,8 @@ from tbgw.connectors.xmpp.config import XMPPConfig
 ROOT = Path(__file__).resolve().parent.parent
 ETC = ROOT / "etc"
 REFERENCE = ROOT / "tests" / "data" / "reference-config"
+SAMPLES = {"ocpp.json": "ocpp"}
+"""Files in etc/ that no connector uses as shipped, with the type that they are for."""
 TOKEN = {"TB_GW_ACCESS_TOKEN": "kQ3xv81LmWzRt5Yb"}
 
 
@@ -37,11 +39,25 @@ class ShippedConfigTests(SynchronousTestCase):
         self.assertEqual([str(finding) for finding in found.findings], [])
 
     def test_every_file_is_used(self):
-        """There is no file in etc/ that the configuration does not refer to."""
+        """There is no file in etc/ that the configuration does not refer to, but the samples."""
         config = self.examine().config
         assert config is not None
-        used = {entry.file.name for entry in config.connectors} | {"tb_gateway.json", "README.md"}
+        used = {entry.file.name for entry in config.connectors} | {"tb_gateway.json", "README.md"} | set(SAMPLES)
         self.assertEqual({path.name for path in ETC.iterdir()}, used)
+
+    def test_samples(self):
+        """A connector that is not in use by default can be put to use as the README says, without a word."""
+        folder = Path(self.mktemp())
+        shutil.copytree(ETC, folder)
+        general = json.loads((folder / "tb_gateway.json").read_text())
+        general["connectors"] += [
+            {"type": kind, "name": kind, "configuration": name} for name, kind in SAMPLES.items()
+        ]
+        (folder / "tb_gateway.json").write_text(json.dumps(general))
+        found = examine_folder(folder, {}, Path(self.mktemp()), PARSERS)
+        self.assertEqual([str(finding) for finding in found.findings], [])
+        assert found.config is not None
+        self.assertEqual([entry.type for entry in found.config.connectors][2:], list(SAMPLES.values()))
 
     def test_sandbox(self):
         """The gateway speaks to its own sandbox, with the token that the sandbox makes; nothing else is reachable."""

@@ -277,6 +277,8 @@ class KeyTests(FaultCase):
         await self.start_gateway()
         station = await self.station()
         await self.result(station, "BootNotification", BOOT)
+        await self.until(lambda: self.asked, "the question for what changed before")
+        self.assertEqual((self.asked[0]["device"], self.asked[0]["key"]), ("CP_1", "interval"))
         await self.push(topics.ATTRIBUTES, {"device": "CP_1", "data": {"interval": 10}})
         await self.until(lambda: station.told, "the first value")
         key = "MeterValueSampleInterval"
@@ -291,3 +293,40 @@ class KeyTests(FaultCase):
         await self.until(lambda: station.told, "the value")
         await self.result(station, "Heartbeat", {})
         self.assertEqual(station.told, [("ChangeConfiguration", {"key": key, "value": "30"})])
+
+
+class SecurityExtensionTests(FaultCase):
+    """The messages of the 1.6 security extension, both ways."""
+
+    async def test_all(self) -> None:
+        """A request for a certificate goes up, the signed one down; the other seven Calls; the four of the charger."""
+        self.configure(certificateSigning="forward")
+        await self.start_gateway()
+        station = await self.station()
+        await self.result(station, "BootNotification", BOOT)
+        self.assertEqual(await self.result(station, "SignCertificate", {"csr": "CSR"}), {"status": "Accepted"})
+        await self.until(lambda: self.values("CP_1").get("certificateSigningRequest") == "CSR", "the request")
+        for action, payload in (
+            ("SecurityEventNotification", {"type": "TamperDetectionActivated", "timestamp": TIME}),
+            ("LogStatusNotification", {"status": "Uploaded", "requestId": 1}),
+            ("SignedFirmwareStatusNotification", {"status": "Installed", "requestId": 1}),
+        ):
+            self.assertEqual(await self.result(station, action, payload), {})
+        await self.until(lambda: self.values("CP_1").get("securityEvent") == "TamperDetectionActivated", "the event")
+        station.replies["GetInstalledCertificateIds"] = {"status": "NotFound"}
+        hashes = {"hashAlgorithm": "SHA256", "issuerNameHash": "a", "issuerKeyHash": "b", "serialNumber": "c"}
+        log = {"logType": "SecurityLog", "log": {"remoteLocation": "https://127.0.0.1/l"}}
+        firmware = {"location": "https://x", "retrieveDateTime": TIME, "signingCertificate": "c", "signature": "s"}
+        for action, params in (
+            ("CertificateSigned", {"certificate_chain": "PEM"}),
+            ("InstallCertificate", {"certificateType": "CentralSystemRootCertificate", "certificate": "PEM"}),
+            ("DeleteCertificate", {"certificateHashData": hashes}),
+            ("GetInstalledCertificateIds", {"certificateType": "CentralSystemRootCertificate"}),
+            ("ExtendedTriggerMessage", {"requestedMessage": "LogStatusNotification"}),
+            ("GetLog", log),
+            ("SignedUpdateFirmware", {"firmware": firmware}),
+        ):
+            answer = await self.rpc("CP_1", action, params)
+            self.assertIn("result", answer, action)
+            self.assertEqual(station.told[-1][0], action)
+        self.assertEqual(station.told[0][1], {"certificateChain": "PEM"})

@@ -161,17 +161,22 @@ class Doorkeeper:
             return Refusal(404, "no entry of chargePoints fits")
         identity = charge_point_id(point, handshake.path, handshake.identity)
         entry = self._ledger.entry(identity)
+        logins = self._central.security if point.security is None else point.security
         names: frozenset[str] = frozenset()
         proven = False
+        must = self._central.connection.verify_client
         if handshake.certificate is not None and self._central.connection.ca is not None:
             found = self._certificate(handshake.certificate, identity, entry)
-            if isinstance(found, str):
+            # Where certificates are one way in among others, one that does not fit leaves the others.
+            if found and not must and logins and handshake.authorization:
+                found = frozenset()
+            elif isinstance(found, str):
                 return self._refuse(handshake, identity, 403, found)
-            names, proven = found, True
-        elif self._central.connection.verify_client:
+            else:
+                names, proven = found, True
+        elif must:
             return self._refuse(handshake, identity, 403, "it shows no certificate")
-        logins = self._central.security if point.security is None else point.security
-        needed = bool(logins) and (not proven or self._central.connection.verify_client)
+        needed = bool(logins) and (not proven or must)
         if not needed and (proven or entry.password is None):
             return self._enter(handshake, Pass(identity, point, CERTIFICATE if proven else NO_LOGIN, names))
         return self._log_in(handshake, identity, point, logins, entry, proven, names)

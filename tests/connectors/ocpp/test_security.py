@@ -388,6 +388,9 @@ class CertificateTests(DoorCase):
         self.door_with({}, security=security)
         self.assertEqual(self.come(None, header=basic("CP_1", "pw")), 101)
         self.assertEqual([self.come(None), self.come(issue("CP_2"), header=basic("CP_1", "pw"))], [401, 101])
+        found = self.admit("CP_1", basic("CP_1", "pw"), tls=True, certificate=issue("another").certificate)
+        assert isinstance(found, Pass)
+        self.assertEqual((found.profile, found.names), (2, frozenset()), "its password is good, so nothing is to prove")
         found = self.admit("CP_1", tls=True, certificate=issue("CP_1").certificate)
         self.assertEqual(getattr(found, "profile", None), 3)
 
