@@ -46,10 +46,11 @@ def _packages_of(name: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as missing:
-        if (missing.name or "").startswith("tbgw"):
+        package = (missing.name or "").partition(".")[0]
+        if package == "tbgw":
             raise
         raise ConfigurationError(
-            [f"connector {name}: needs the Python package {missing.name}; pip install 'tbgw[{extra}]' brings it"]
+            [f"connector {name}: needs the Python package {package}; pip install 'tbgw[{extra}]' brings it"]
         ) from None
 
 
