@@ -43,7 +43,7 @@ class CommandFailed(GatewayError):  # noqa: N818 - says what is
     `answer` in its place: a JSON value that says more, and never less.
     """
 
-    def __init__(self, text: str, answer: Any = None) -> None:
+    def __init__(self, text: str = "", *, answer: Any = None) -> None:
         super().__init__(text)
         self.answer = answer
 

@@ -73,10 +73,11 @@ def _ocpp(name: str, config: Any, surroundings: Surroundings) -> IConnector:
         from tbgw.connectors.ocpp.ledger import Ledger
         from tbgw.connectors.ocpp.reports import StationReports
     except ModuleNotFoundError as missing:
-        if (missing.name or "").startswith("tbgw"):
+        package = (missing.name or "").partition(".")[0]
+        if package == "tbgw":
             raise
         raise ConfigurationError(
-            [f"connector {name}: needs the Python package {missing.name}; pip install 'tbgw[ocpp]' brings it"]
+            [f"connector {name}: needs the Python package {package}; pip install 'tbgw[ocpp]' brings it"]
         ) from None
 
     store_thread = surroundings.spool.run_in_store_thread

@@ -98,6 +98,12 @@ class DownlinkTests(DownlinkCase):
             self.assertEqual(self.sent(), [(topics.RPC, {"device": 'A "1"', "id": number, "data": value})])
             self.assertEqual(self.connector.calls[-1], ('A "1"', "setGpio", {"pin": number}))
 
+    def test_error_that_says_more(self):
+        """A connector's error may be an object, which then stands in the place of its text."""
+        self.connector.answer = lambda: fail(CommandFailed("Offline: away", answer={"type": "Offline"}))
+        self.command()
+        self.assertEqual(self.sent(), [(topics.RPC, {"device": "A", "id": 1, "data": {"error": {"type": "Offline"}}})])
+
     def test_s17_every_failure_is_answered(self):
         """S-17: unknown devices, connectors that are gone, refusals and exceptions are answered, once, in words."""
 

@@ -27,13 +27,13 @@ from twisted.python.failure import Failure
 from tbgw.connectors.ocpp.aliases import ALIASES, Circumstances, Request, alias, native
 from tbgw.connectors.ocpp.calls import Calls
 from tbgw.connectors.ocpp.config import ChargePoint, ChargePointRpc, ChargePointUpdate, OCPPConfig
-from tbgw.connectors.ocpp.failures import bad_parameters, failed, offline
+from tbgw.connectors.ocpp.failures import bad_parameters, failed, offline, unknown_device
 from tbgw.connectors.ocpp.internal_events import CallUnanswered
 from tbgw.connectors.ocpp.reports import StationReports
 from tbgw.connectors.ocpp.reserved import reserved
 from tbgw.connectors.ocpp.security import find_point
 from tbgw.connectors.ocpp.templates import CallTemplate, for_rpc, payload_of
-from tbgw.errors import CommandFailed, UnknownDevice
+from tbgw.errors import CommandFailed
 from tbgw.internal_events import Events
 from tbgw.model import Value
 from tbgw.ocpp.actions import central_actions
@@ -76,8 +76,7 @@ class Commands:
         """See `IConnector.command`."""
         paths = self._reports.paths_of(device)
         if not paths:
-            return fail(UnknownDevice("the device is not known here", {"type": "UnknownDevice", "message": "the "
-                                      "device is not known here"}))
+            return fail(unknown_device("the device is not known here"))
         stations = [self._stations[path] for path in paths if path in self._stations]
         if not stations:
             return fail(self._away(paths[0], method))
@@ -89,7 +88,7 @@ class Commands:
         if station is None:
             found = [one for one in self._stations.values() if one.identity == path]
             if len(found) != 1:
-                return fail(UnknownDevice("no charge point of this path or id is connected here"))
+                return fail(unknown_device("no charge point of this path or id is connected here"))
             station = found[0]
         return self.to_station(station, method, params, None, "")
 

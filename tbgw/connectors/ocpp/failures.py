@@ -10,6 +10,7 @@
 | `Validation` | the parameters do not make a Call that its version of OCPP allows; nothing was sent |
 | `NotAccepted` | its boot is not accepted, and OCPP does not allow this Call before |
 | `UnknownMethod` | neither configured, nor an action of its version, nor an alias |
+| `UnknownDevice` | no charge point of this connector has this name |
 | `NoTransaction` | there is no transaction, or more than one, that could be meant |
 | `CallError` | it answered with a CALLERROR, whose `code`, `description` and `details` come along |
 """
@@ -21,7 +22,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
-from tbgw.errors import CommandFailed
+from tbgw.errors import CommandFailed, UnknownDevice
 from tbgw.ocpp.errors import (
     CallErrorReceived,
     CallFailed,
@@ -35,12 +36,17 @@ from tbgw.ocpp.errors import (
 
 def failed(kind: str, message: str, **more: Any) -> CommandFailed:
     """The error of a command, with its name."""
-    return CommandFailed(f"{kind}: {message}", {"type": kind, "message": message, **more})
+    return CommandFailed(f"{kind}: {message}", answer={"type": kind, "message": message, **more})
 
 
 def bad_parameters(message: str) -> CommandFailed:
     """What was asked for cannot be said."""
     return failed("Validation", message)
+
+
+def unknown_device(message: str) -> UnknownDevice:
+    """It is none of this connector's."""
+    return UnknownDevice(message, answer={"type": "UnknownDevice", "message": message})
 
 
 def offline() -> CommandFailed:
