@@ -73,8 +73,8 @@ def ocpp(port: int) -> None:
     import asyncio
     import logging
 
-    from ocpp.routing import on  # type: ignore[import-untyped] # it has no types
-    from ocpp.v16 import ChargePoint, call_result  # type: ignore[import-untyped] # it has no types
+    from ocpp.routing import on
+    from ocpp.v16 import ChargePoint, call_result
     from websockets.asyncio.server import serve
     from websockets.typing import Subprotocol
 

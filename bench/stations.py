@@ -3,12 +3,13 @@
 Plain sockets and one epoll, so that the load costs less than what it measures. Frames are masked with zeros, which the
 server undoes like any other mask, and every message has an id and a timestamp of its own: nothing is a duplicate.
 
-Modes: `meter` sends MeterValues with ten samples, `heartbeat` Heartbeats: each of ACTIVE stations (default: all) sends
+Modes. `meter` sends MeterValues with ten samples, `heartbeat` Heartbeats: each of ACTIVE stations (default: all) sends
 its next message when it has its CALLRESULT, for SECONDS; the times from send to result are what is printed. `idle`
-connects and waits for a line on stdin. `storm` connects all at once, those that hear 503 come back when they were told
-to, and the time until the last is in is printed.
+connects, sends MESSAGES from each, and waits for a line on stdin. `connect` only connects. `pace` sends RATE
+MeterValues a second, the stations in turn, after a line that says that all are there. `storm` connects all at once;
+those that hear 503 come back when they were told to; the time until the last is in is printed.
 
-Options: seconds, active, version (1.6, 2.0.1), tls=1, deflate=1, path. Prints one line of JSON.
+Options: seconds, active, messages, rate, version (1.6, 2.0.1), tls=1, deflate=1, path. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def connect(count: int, port: int, options: dict[str, str], storm: bool = False)
     return stations, time.perf_counter() - begin, sent_away
 
 
-def drive(stations: list[Station], frames: Frames, active: int, seconds: float) -> dict[str, Any]:
+def drive(stations: list[Station], frames: Frames, active: int, seconds: float, rate: float = 0) -> dict[str, Any]:
     """Each active station has one message under way, all the time."""
     poll = select.epoll()
     by_fd = {}
@@ -191,8 +192,15 @@ def drive(stations: list[Station], frames: Frames, active: int, seconds: float) 
         turn = (turn + 1) % len(order)
     errors = 0
     now = begin
+    sent = 0
     while now < end:
-        for fd, _ in poll.poll(1.0):
+        if rate and sent < (now - begin) * rate:
+            sent += 1
+            number += 1
+            order[turn].sent_at = now
+            order[turn].socket.send(frames.make(number))
+            turn = (turn + 1) % len(order)
+        for fd, _ in poll.poll(1.0 if not rate else max(0.0, begin + sent / rate - now)):
             station = by_fd[fd]
             try:
                 data = station.socket.recv(65536)
@@ -207,6 +215,8 @@ def drive(stations: list[Station], frames: Frames, active: int, seconds: float) 
                 errors += 1
             if now > warm_until and station.sent_at > warm_until:
                 times.append(now - station.sent_at)
+            if rate:
+                continue
             number += 1
             # The next in turn speaks, so that with few at a time all of them do.
             other = order[turn] if active < len(order) else station
@@ -230,8 +240,17 @@ def main(port: int, count: int, mode: str, options: dict[str, str]) -> None:
     """Connect, do what the mode says, print."""
     stations, took, sent_away = connect(count, port, options, storm=mode == "storm")
     result: dict[str, Any] = {"stations": count, "connect_seconds": round(took, 3), "sent_away": sent_away}
+    frames = Frames(*(("Heartbeat", {}) if mode == "heartbeat" else meter_values(options.get("version", "1.6"))))
+    if mode == "pace":
+        print("all are there", flush=True)
+        result.update(drive(stations, frames, 0, float(options["seconds"]), float(options["rate"])))
+    if mode == "idle":
+        for message in range(int(options.get("messages", 0))):
+            for station in stations:
+                station.socket.sendall(frames.make(int(time.time() * 1000) % 1_000_000_000 + message * 1000))
+            for station in stations:
+                station.socket.recv(4096)
     if mode in ("meter", "heartbeat"):
-        frames = Frames(*(meter_values(options.get("version", "1.6")) if mode == "meter" else ("Heartbeat", {})))
         active = int(options.get("active", count))
         result.update(drive(stations, frames, active, float(options.get("seconds", 5))))
     print(json.dumps(result), flush=True)

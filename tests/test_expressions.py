@@ -55,6 +55,32 @@ class ExpressionTests(SynchronousTestCase):
         }.items():
             self.assertEqual(compile_template(template)(BODY), expected, template)
 
+    def test_first(self) -> None:
+        """Of several values the first, if that is asked for; a list that is a value stays one."""
+        found = {"${arr[*].v}": 1, "${$..v}": 1, "${arr}": BODY["arr"], "${none[*]}": MISSING}
+        for template, expected in found.items():
+            self.assertEqual(compile_template(template, first=True)(BODY), expected, template)
+
+    def test_spellings(self) -> None:
+        """A key may stand in the message under other names; the first that is there counts, everywhere in a path."""
+
+        def spellings(name: str) -> tuple[str, ...]:
+            return (name, name.upper())
+
+        body = {"A": 1, "b": {"C": 2, "c": 3}, "L": [{"X": 4}, {"x": 5}], "p.q": 6}
+        for template, expected in {
+            "${a}": 1,
+            "${b.c}": 3,
+            "${B.c}": MISSING,
+            "${l[*].x}": [4, 5],
+            "${l[0].x}": 4,
+            "${$..x}": [4, 5],
+            "${p.q}": 6,
+            "${b.d}": MISSING,
+            "${a.b}": MISSING,
+        }.items():
+            self.assertEqual(compile_template(template, spellings)(body), expected, template)
+
     def test_missing(self) -> None:
         """What finds nothing is MISSING, also within a text, and never the text of the expression."""
         for template in ("${x}", "a${x}b", "${sn.x}", "${arr[9].v}", "${arr[-9].v}", "${temp[0]}", "${nest.a.b.c}"):

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 MAX_REMEMBERED = 20_000
 """Charge points whose recent answers are remembered, the connected ones included."""
 
+PATIENCE_SECONDS = 2.0
+"""How long a handshake is safe from being cut for another when too many are under way."""
+
 WARM_PAUSE_SECONDS = 0.01
 """Between two schemas that are compiled ahead: each takes up to some 20 ms of the reactor's thread."""
 
@@ -76,32 +79,50 @@ class CentralSystemFactory(ServerFactory):
             max_faults_per_minute=options.max_faults_per_minute,
         )
         self.countConnections = 0  # Autobahn's, kept by its protocol: all connections, whatever their state
-        self.openings = 0
         self.max_openings = options.max_openings
         self.is_closing = False
         self.is_paused = False
         self.wheel: Wheel[StationProtocol] = Wheel(clock, StationProtocol.ask)
         self._batched_timer = _Timers(clock)
         self._class = protocol_class(options)
+        self._openings: dict[StationProtocol, float] = {}
         self._connections: set[StationProtocol] = set()
         self._replays: dict[str, Replays[IncomingCall]] = {}
         self._warmed: set[Version] = set()
         self._emptied: Deferred[None] | None = None
 
+    @property
+    def openings(self) -> int:
+        """How many handshakes are under way."""
+        return len(self._openings)
+
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A connection's protocol; None, which closes it at once, when too many handshakes are under way."""
-        if self.is_closing or self.openings >= self.max_openings:
+        if self.is_closing:
+            return None
+        if self.openings >= self.max_openings and not self._cut_the_slowest():
             self.notice(Notice("openings_full", "", _host(addr), f"{self.openings} handshakes are under way"))
             return None
         protocol = self._class()
         protocol.factory = self
         return cast(Protocol, protocol)
 
+    def _cut_the_slowest(self) -> bool:
+        """
+        Make room among the handshakes: whoever dials and says nothing must not lock the others out. The oldest goes,
+        if it had its `PATIENCE_SECONDS`.
+        """
+        oldest, since = next(iter(self._openings.items()))
+        if self.clock.seconds() - since < PATIENCE_SECONDS:
+            return False
+        oldest.give_up_opening()
+        return True
+
     def replays_of(self, path: str, now: float) -> Replays[IncomingCall]:
         """The memory of one charge point."""
         replays = self._replays.pop(path, None) or Replays()
         self._replays[path] = replays  # at the end: the first in the dict has been away the longest
-        if len(self._replays) > MAX_REMEMBERED:
+        if len(self._replays) > max(MAX_REMEMBERED, 2 * self.options.max_connections):
             for other in list(self._replays)[: MAX_REMEMBERED // 10]:
                 if other not in self.stations:
                     del self._replays[other]
@@ -109,11 +130,16 @@ class CentralSystemFactory(ServerFactory):
 
     def made(self, connection: StationProtocol) -> None:
         """A connection is there, its handshake begins."""
-        self.openings += 1
+        self._openings[connection] = self.clock.seconds()
         self._connections.add(connection)
+
+    def opened(self, connection: StationProtocol) -> None:
+        """Its handshake is over, in one way or the other."""
+        self._openings.pop(connection, None)
 
     def lost(self, connection: StationProtocol) -> None:
         """A connection is over, opened or not."""
+        self._openings.pop(connection, None)
         self._connections.discard(connection)
         if not self._connections and self._emptied is not None:
             emptied, self._emptied = self._emptied, None

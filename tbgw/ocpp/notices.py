@@ -10,7 +10,7 @@ class Notice(NamedTuple):
 
     kind: str
     """
-    Of the way in: openings_full, refused (by `admit`), storm (503), bad_request, no_subprotocol.
+    Of the way in: openings_full, slow_opening, refused (by `admit`), storm (503), bad_request, no_subprotocol.
     Of a connection: replaced, unresponsive, not_reading, too_many_faults, protocol_error (the WebSocket's).
     Of a message: bad_message, payload_invalid (strict mode refused it), duplicate, late_result, unknown_result,
     result_error, answer_invalid (ours broke its schema: a bug).

@@ -46,8 +46,9 @@ class CentralSystemOptions:
     """Stations at a time; more get 503. Each costs 12 KiB plain and 40 KiB with TLS."""
     max_openings: int = 1_000
     """Connections whose handshake is under way; more are closed before they cost anything."""
-    max_tls_handshakes: int = 64
-    """The same for a listener with TLS, where each costs milliseconds of CPU."""
+    max_tls_handshakes: int = 256
+    """The same for a listener with TLS, where each costs some 2 ms of CPU: half a second of work at most. On mobile
+    links one takes a second or two, so this still lets a hundred a second in."""
     connections_per_second: float = 200.0
     """How many handshakes are let in per second on average; 0 for any number. More get 503 with Retry-After."""
     connection_burst: int = 400

@@ -51,7 +51,6 @@ class StationProtocol(LeanWebSocket):
     _version: Version | None = None
     _path = ""
     _peer: tuple[str, int] = ("", 0)
-    _is_opening = False
     _pinged = 0.0
     _missed = 0
     _timer: IDelayedCall | None = None
@@ -65,7 +64,6 @@ class StationProtocol(LeanWebSocket):
         address = self.transport.getPeer()
         self._peer = (str(getattr(address, "host", "")), int(getattr(address, "port", 0)))
         super().connectionMade()
-        self._is_opening = True
         self.factory.made(self)
 
     def onConnect(self, request: Any) -> Any:
@@ -129,7 +127,7 @@ class StationProtocol(LeanWebSocket):
 
     def onOpen(self) -> None:
         """The handshake is over: the station is there, or has to hear why it is not."""
-        self._opened()
+        self.factory.opened(self)
         if self._station is None or self._version is None:
             self._tell("no_subprotocol", "it offers no version that is spoken here")
             self.sendCloseFrame(1002, b"no common subprotocol")
@@ -155,12 +153,12 @@ class StationProtocol(LeanWebSocket):
         except Exception:  # noqa: BLE001 - the user's code; the station is connected all the same
             _log.failure("connected failed for {path!r}", path=self._path)
 
-    def _opened(self) -> None:
-        if self._is_opening:
-            self._is_opening = False
-            self.factory.openings -= 1
-
-    # Messages.
+    def give_up_opening(self) -> None:
+        """Others want to come in, and this one's handshake takes too long."""
+        self._tell("slow_opening", "its handshake was cut for another")
+        self.factory.opened(self)
+        self.wasNotCleanReason = "too slow"
+        self.dropConnection(abort=True)
 
     def _now(self) -> float:
         return float(self.factory.clock.seconds())
@@ -347,7 +345,6 @@ class StationProtocol(LeanWebSocket):
 
     def connectionLost(self, reason: Failure = None) -> None:  # type: ignore[assignment] # Twisted's own default is one
         """The socket is gone, for whatever reason."""
-        self._opened()
         super().connectionLost(reason)
         self._finish(StationGone("the connection ended"), self._ending(reason))
         self.factory.lost(self)

@@ -230,6 +230,17 @@ class HandshakeTests(SynchronousTestCase):
         self.assertIsNotNone(rig.factory.buildProtocol(wire.socket.getPeer()))
         self.assertEqual(rig.kinds(), ["openings_full"])
 
+    def test_silent_openings(self) -> None:
+        """Those who dial and say nothing lock nobody out: the oldest of them goes, once it had its time."""
+        rig = Rig(max_openings=2)
+        silent = [rig.dial(), rig.dial()]
+        rig.clock.advance(1.9)
+        self.assertIsNone(rig.factory.buildProtocol(silent[0].socket.getPeer()))
+        rig.clock.advance(0.2)
+        rig.connect()
+        self.assertEqual([wire.socket.gone for wire in silent], [True, False])
+        self.assertEqual(rig.kinds(), ["openings_full", "slow_opening"])
+
     def test_proxy(self) -> None:
         """Behind a trusted proxy the station has its own address, and TLS counts."""
         rig = Rig(trusted_proxies=[ip_network("192.0.2.0/24")])

@@ -27,6 +27,7 @@ from tbgw.ocpp.notices import Notice
 from tbgw.ocpp.options import CentralSystemOptions
 from tbgw.ocpp.versions import Version
 from tests.ocpp.wires import Listener, frame, request
+from tests.programs import SECONDS, Program, free_port
 from tests.test_tls import Files, Issued, authority, issue
 
 reactor: Any = installed
@@ -330,6 +331,24 @@ class PackageTests(RealCase):
             self.listener.stations[-1].close(1000, "enough")
             done: Any = await running
             self.assertEqual(done.stdout.split(), ["Accepted", "2026-01-01T00:00:00Z", version], done.stderr)
+
+
+class ExampleTests(SynchronousTestCase):
+    """The example of docs/ocpp-protocol.md."""
+
+    def test_example(self) -> None:
+        """It runs as printed, lets a charge point in, asks for a heartbeat, answers it, and refuses others."""
+        port = free_port()
+        example = Path(__file__).parents[2] / "docs" / "examples" / "ocpp_central_system.py"
+        program = Program(self, [sys.executable, str(example), str(port)])
+        program.wait_for("listening")
+        for path, expected in (("/CP1", b"TriggerMessage"), ("/X", b"404 Not Found")):
+            with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as link:
+                link.sendall(request(path) + frame(b'[2,"a","Heartbeat",{}]'))
+                heard = b""
+                while expected not in heard:
+                    heard += link.recv(4096) or self.fail(f"{heard!r}")
+        program.wait_for(r"CP1 Heartbeat \{\} \(\)")
 
 
 class WithoutTLSTests(SynchronousTestCase):

@@ -160,7 +160,7 @@ class KeyTests(SynchronousTestCase):
 
     def test_same_as_the_package(self) -> None:
         """Our rule gives what the package's gives, for every key of every schema."""
-        from ocpp.charge_point import camel_to_snake_case  # type: ignore[import-untyped] # it has no types
+        from ocpp.charge_point import camel_to_snake_case
 
         for version, _, _, root in every_schema():
             payload = {key: value for key, value in sample(root, True).items() if key != "customData"}

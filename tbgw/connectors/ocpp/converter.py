@@ -32,9 +32,12 @@ from tbgw.thingsboard.payloads import is_device_name
 MAX_KEY_CHARACTERS = 250
 """Longest key that an expression may make; ThingsBoard takes 255."""
 
-MAX_BOOT_FIELDS = 30
+MAX_BOOT_FIELDS = 20
 MAX_BOOT_CHARACTERS = 255
 """Of each object of a BootNotification, and of each text in it; the standard has 9 fields of at most 50."""
+
+MAX_WALKED = 1000
+"""Meter values of one message that an expression goes through."""
 
 CONTEXT_NAMES = frozenset({"Vendor", "Model", "chargePointId", "path", "ocppVersion"})
 """What an expression may name besides the message: who the charge point is."""
@@ -222,7 +225,9 @@ class Converter:
             chosen = meter_values[walk.part : walk.part + 1 or None]
         if not chosen:
             self._add(point, point.evaluate({**message, walk.field: []}), time_ms, into)
-        for meter_value in chosen:
+        if len(chosen) > MAX_WALKED:
+            into.left_out("sample", len(chosen) - MAX_WALKED)
+        for meter_value in chosen[:MAX_WALKED]:
             stated = meter_value.get("timestamp") if isinstance(meter_value, dict) else None
             own_ms = believable(stated, now_ms, self._zone)
             found = point.evaluate({**message, walk.field: [meter_value]})

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 DEFAULT_MEASURAND = "Energy.Active.Import.Register"
 MAX_SAMPLES = 1000
 """Sampled values of one message that are looked at: a station with 50 phases and 20 measurands."""
-MAX_KEY_CHARACTERS = 150
-"""Longest key made of measurand, phase, location and context; the longest of the standard has some 80."""
-MAX_UNIT_CHARACTERS = 50
+MAX_NAMES_CHARACTERS = 200
+"""Of measurand, phase, location, context and unit together; the longest of the standard have some 90. What is longer
+would make keys that ThingsBoard does not take, and fill the cache."""
 MAX_NUMBER_CHARACTERS = 32
 MAX_WHOLE = 2**63 - 1
 """ThingsBoard's whole numbers have 64 bits."""
@@ -167,19 +167,15 @@ def read_samples(samples: Any, raw_units: bool, phase_totals: bool) -> Samples:
         if (of_measure := sample.get("unitOfMeasure")) is not None and isinstance(of_measure, dict):
             unit = of_measure.get("unit", "")
             multiplier = of_measure.get("multiplier", 0)
+        measurand = sample.get("measurand") or DEFAULT_MEASURAND
+        phase, location = sample.get("phase") or "", sample.get("location") or ""
+        context, unit = sample.get("context") or "", unit or ""
         try:
-            kind = kind_of(
-                sample.get("measurand") or DEFAULT_MEASURAND,
-                sample.get("phase") or "",
-                sample.get("location") or "",
-                sample.get("context") or "",
-                unit or "",
-                raw_units,
-            )
+            if len(measurand) + len(phase) + len(location) + len(context) + len(unit) > MAX_NAMES_CHARACTERS:
+                read.unusable += 1
+                continue
+            kind = kind_of(measurand, phase, location, context, unit, raw_units)
         except (TypeError, AttributeError):  # a list, an object or a number in the place of a name
-            read.unusable += 1
-            continue
-        if len(kind.key) > MAX_KEY_CHARACTERS or len(kind.unit) > MAX_UNIT_CHARACTERS:
             read.unusable += 1
             continue
         signed = sample.get("signedMeterValue")

@@ -20,6 +20,7 @@ from tbgw.ocpp.versions import Version
 
 MAX_ID_CHARACTERS = 64
 """Longest transaction id of a station that is taken; the standard has 36."""
+MAX_REQUEST_CHARACTERS = 400
 _EVENTS = ("Started", "Updated", "Ended")
 
 
@@ -51,7 +52,7 @@ class SessionKeeper:
         if tag is None:
             raise CallRefused("OccurrenceConstraintViolation", "there is no idTag")
         stated, meter_start = payload.get("timestamp"), number_of(payload.get("meterStart"))
-        request = f"{connector} {tag.lower()} {meter_start} {text_of(stated)}"
+        request = f"{connector} {tag.lower()} {meter_start} {text_of(stated)}"[:MAX_REQUEST_CHARACTERS]
         begun = sessions.repeated(request, now_ms)
         if begun is not None:
             return begun

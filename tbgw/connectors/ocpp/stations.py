@@ -74,7 +74,7 @@ class Record:
     """The body as it is in the file, or about to be."""
 
     def body(self) -> str:
-        """JSON, as `record_of` takes it."""
+        """JSON in ASCII, as `record_of` takes it: a lone surrogate in a boot's text would fail all of a write."""
         return json.dumps(
             {
                 "boot": self.boot,
@@ -84,7 +84,6 @@ class Record:
                 "sessions": self.sessions.plain(),
                 "tags": self.tags,
             },
-            ensure_ascii=False,
             separators=(",", ":"),
         )
 

@@ -30,6 +30,9 @@ MAX_REMEMBERED = 512
 """Connectors and units remembered for each charge point."""
 MAX_CONNECTOR_DEVICES = 64
 """Connectors of one charge point that become devices; those beyond stay prefixes."""
+MAX_MESSAGE_SAMPLES = 5000
+"""Sampled values of one message that are looked at, which is 10 ms; a day of a transaction's clock-aligned data of ten
+measurands each quarter of an hour has 960."""
 MAX_EVENTS = 1000
 """Entries of one NotifyEvent or NotifyReport that are looked at."""
 MAX_NAMES_CHARACTERS = 200
@@ -309,11 +312,17 @@ class DefaultMapper:
                 into.left_out("sample")
             return
         device, prefix = place
-        for meter_value in meter_values[:MAX_EVENTS]:
+        count = 0
+        for meter_value in meter_values:
             if not isinstance(meter_value, dict):
                 into.left_out("sample")
                 continue
-            read = read_samples(meter_value.get("sampledValue"), self._raw, self._options.phase_totals)
+            sampled = meter_value.get("sampledValue")
+            count += len(sampled) if isinstance(sampled, list) else 1
+            if count > MAX_MESSAGE_SAMPLES:
+                into.left_out("sample", len(meter_values))
+                return
+            read = read_samples(sampled, self._raw, self._options.phase_totals)
             if read.unusable:
                 into.left_out("sample", read.unusable)
             if read.values or read.signed:

@@ -131,6 +131,14 @@ class EntryTests(ConverterCase):
         found = self.values("${meter_value[:].sampled_value[:].value}", "MeterValues", METER, matches="all")
         self.assertEqual(found, [[230.1, 16.5], 231])
 
+    def test_long_walks(self):
+        """Of endless meter values only so many are looked at."""
+        payload = {"meterValue": [{"sampledValue": [{"value": "1"}]}] * 5000}
+        mapped = self.convert(
+            self.converter({"key": "v", "value": "${meter_value[*].sampled_value[0].value}"}), "MeterValues", payload
+        )
+        self.assertEqual((mapped.telemetry, mapped.unusable), ({"": {NOW_MS: {"v": 1}}}, {"sample": 4000}))
+
     def test_mixed_walks(self):
         """An expression through two selections of meter values looks at the message as a whole."""
         both = "${meter_value[0].sampled_value[0].value} ${meter_value[1].sampled_value[0].value}"
@@ -206,16 +214,20 @@ class EntryTests(ConverterCase):
         self.assertEqual(self.values("${data}", "DataTransfer", {"data": "{oops"}), ["{oops"])
         self.assertEqual(self.values("${data.a}", "DataTransfer", {"data": {"a": [1]}}), [[1]])
 
-    @given(st.dictionaries(st.sampled_from(["meterValue", "connectorId", "timestamp", "data", "x"]), ANYTHING))
-    def test_no_message_raises(self, payload: dict[str, Any]):
+    def test_no_message_raises(self):
         """Whatever is in a message, it is converted or left out."""
         converter = self.converter(
             {"key": "${x}", "value": "${meter_value[:].sampled_value[:].value}"},
             {"key": "k", "value": "${meter_value[-1].timestamp} ${data.temp}"},
             {"key": "l", "value": "${$..value}", "type": "number"},
         )
-        for action in ("MeterValues", "DataTransfer", "BootNotification"):
-            self.convert(converter, action, payload)
+
+        @given(st.dictionaries(st.sampled_from(["meterValue", "connectorId", "timestamp", "data", "x"]), ANYTHING))
+        def check(payload: dict[str, Any]) -> None:
+            for action in ("MeterValues", "DataTransfer", "BootNotification"):
+                self.convert(converter, action, payload)
+
+        check()
 
     @settings(max_examples=60, deadline=None)  # the grammar takes some ms for each
     @given(st.text("${}[]*:.-012meter_value x'\"|&?@()", max_size=30))

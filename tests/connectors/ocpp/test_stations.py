@@ -107,6 +107,15 @@ class StationsTests(ReportsCase):
         self.successResultOf(second)
         self.assertEqual(self.rows(), ["a/1"])
 
+    def test_any_text(self):
+        """No text of a boot can make a write fail, which other charge points wait for."""
+        found = self.open()
+        self.successResultOf(found.save(self.add(found, "a/1", "\ud800 \0 Ä \U0001f600")))
+        self.successResultOf(found.close())
+        again = self.open().get("a/1")
+        assert again is not None
+        self.assertEqual(again.boot, {"Vendor": "\ud800 \0 Ä \U0001f600"})
+
     def test_not_ours(self):
         """A file that is no database is moved aside, told, and begun anew."""
         for content in (b"rubbish" * 1000, b"SQLite format 3\x00" + b"\xff" * 5000):

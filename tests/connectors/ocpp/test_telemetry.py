@@ -422,6 +422,15 @@ class RobustnessTests(MappingCase):
                 json.dumps(values, allow_nan=False)
                 self.assertTrue(all(isinstance(key, str) and len(key) <= 300 for key in values))
 
+    def test_work_is_bounded(self):
+        """Of a message of a megabyte only so much is looked at, and the rest counted."""
+        meter_value = {"timestamp": AT, "sampledValue": [{"value": "1"}] * 900}
+        mapped = self.map("MeterValues", {"connectorId": 1, "meterValue": [meter_value] * 100})
+        self.assertEqual(mapped.unusable, {"sample": 100})
+        events = [{"component": {"name": "A"}, "variable": {"name": str(n)}, "actualValue": "1"} for n in range(5000)]
+        mapped = self.map("NotifyEvent", {"eventData": events}, Version.V201)
+        self.assertEqual(len(mapped.telemetry[""][NOW_MS]), 1000)
+
     def test_memory_is_bounded(self):
         """Connectors and measurands that never end do not fill it."""
         for number in range(2000):
