@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tbgw.config.document import read_document
 from tbgw.config.findings import Reporter, Severity
 from tbgw.config.schema import settings_of
-from tbgw.connectors.ocpp import access, aliases, config, failures, policy, report_events
+from tbgw.connectors.ocpp import config, policy, report_events
 from tbgw.internal_events import Event
 from tbgw.ocpp.actions import station_actions
 from tbgw.ocpp.versions import Version
@@ -51,10 +51,3 @@ class DocsTests(SynchronousTestCase):
         for version in Version:
             for action in station_actions(version):
                 self.assertTrue(re.search(rf"\b{action}\b", TEXT), action)
-
-    def test_every_alias_and_error(self):
-        """No alias and no name of an error is missing."""
-        named = re.findall(r"^\| `(\w+)`", failures.__doc__ or "", re.MULTILINE)
-        self.assertGreater(len(named), 8)
-        for word in (*aliases.ALIASES, *named):
-            self.assertIn(f"`{word}`", TEXT)
