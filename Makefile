@@ -22,7 +22,7 @@ run: $(VENV)/.ready
 	@echo "Page: http://127.0.0.1:8080/    Try:  printf 'T21.5H048' | nc -q0 127.0.0.1 50000    End: Ctrl-C"
 	$(BIN)/twistd -n --pidfile= --logger tbgw.logs.text tbgw -c etc/ --data-dir $(DATA)
 
-test: $(VENV)/.ready-test packages clients
+test: $(VENV)/.ready-test packages clients $(VENV)-sdk/.ready
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python tools/run_tests.py $(TRIAL_ARGS)
 
@@ -46,7 +46,8 @@ bench: $(VENV)/.ready-test packages
 # The real servers and clients that the tests speak with. Without apt, or without the right to use it, the tests that
 # need a missing one are skipped, each saying so.
 packages:
-	@sh tools/packages.sh mosquitto mosquitto-clients netcat-openbsd socat chromium chromium-driver nodejs npm
+	@sh tools/packages.sh mosquitto mosquitto-clients netcat-openbsd socat chromium chromium-driver nodejs npm \
+	    prosody ejabberd
 
 # Charge points on JavaScript libraries; see tests/clients.
 clients: packages
@@ -67,5 +68,13 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --editable '.[test]' --config-settings editable_mode=compat
 	@touch $@
 
+# ThingsBoard's own SDK, which the sandbox is tried with: its paho would shadow ours, so that it lives by itself. The
+# tests that need it are skipped where it cannot be had.
+$(VENV)-sdk/.ready: $(VENV)/.made tests/sdk/requirements.txt
+	@rm -rf $(VENV)-sdk
+	@{ sh tools/venv.sh $(PYTHON) $(VENV)-sdk && $(VENV)-sdk/bin/pip install --quiet -r tests/sdk/requirements.txt && touch $@; } \
+	  || { rm -rf $(VENV)-sdk; echo "ThingsBoard's SDK cannot be had: its tests are skipped"; }
+
 clean:
-	rm -rf $(VENV) tests/clients/node_modules build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
+	rm -rf $(VENV) $(VENV)-sdk tests/clients/node_modules build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis
+	rm -f twisted/plugins/dropin.cache

@@ -132,7 +132,7 @@ def latency(count: int = 500) -> None:
                 if packet == 1:
                     link.sendall(b"\x20\x02\x00\x00")
                 elif packet == 8:
-                    codes = b"\x01" * 7
+                    codes = b"\x01" * (body.count(b"v1/") + body.count(b"v2/"))
                     link.sendall(b"\x90" + bytes([2 + len(codes)]) + body[:2] + codes)
                 elif packet == 3:
                     topic = int.from_bytes(body[:2], "big")

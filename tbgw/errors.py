@@ -39,12 +39,14 @@ class NoAnswer(GatewayError):  # noqa: N818 - says what is
 
 class CommandFailed(GatewayError):  # noqa: N818 - says what is
     """
-    A command for a device could not be carried out. The text goes back to ThingsBoard as the answer's `error`, or
-    `answer` in its place: a JSON value that says more, and never less.
+    A command could not be carried out. The text goes back to ThingsBoard as the answer's `error`, or `answer` in its
+    place: a JSON value that says more, and never less. `code`, if there is one, goes beside it, as the reference does
+    for commands to the gateway itself.
     """
 
-    def __init__(self, text: str = "", *, answer: Any = None) -> None:
+    def __init__(self, text: str = "", code: int | None = None, answer: Any = None) -> None:
         super().__init__(text)
+        self.code = code
         self.answer = answer
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from tbgw.model import Device, Draft, Reading, Row, SessionLimits, Value
+from tbgw.model import Device, Draft, OwnAttributes, Reading, Row, SessionLimits, Value
 
 
 class IReceipt(Interface):
@@ -97,6 +97,69 @@ class IDownlink(Interface):
         """
         The present values of these attributes; what ThingsBoard does not have is absent. Fails with `LinkDown` when
         there is no session or it ends first, with `NoAnswer` after a time. May be cancelled.
+        """
+
+    def rpc(device: Device, method: str, params: Value) -> Deferred[Value]:
+        """
+        Client-side RPC in the name of a device. ThingsBoard has none for a gateway's children, so it goes out as the
+        gateway's own, with params `{"device": name, "params": params}` for the rule chain to look at. Fires and fails
+        as `IOwnDevice.rpc`.
+        """
+
+    def claim(device: Device, secret_key: str | None = None, duration_ms: int | None = None) -> Deferred[None]:
+        """
+        Open a device for claiming, as `IOwnDevice.claim` does the gateway. Fires with None when ThingsBoard has taken
+        it, which says nothing of the outcome; fails with `LinkDown` without a session, with `NoAnswer` when refused.
+        """
+
+
+class IOwnDevice(Interface):
+    """
+    The gateway's own device in ThingsBoard: what it says, asks and is told for itself (spec thingsboard-mqtt, 2).
+
+    What it says is small and goes beside the rows of the spool: neither before nor after anything of it, since it
+    speaks of another device. Own limits of the rate are kept.
+    """
+
+    def publish_telemetry(values: Mapping[str, Value], ts_ms: int | None = None) -> Deferred[str]:
+        """
+        One instant of telemetry of the gateway; `ts_ms` is that instant in ms since the epoch, now if None. Fires with
+        an empty text once ThingsBoard has acknowledged it, or with words when it was given up: too long, no JSON,
+        refused, or too much waits. Never fails, so it may be ignored. Without a session it waits in memory, in order
+        and bounded, the oldest making room; a stop of the gateway forgets it.
+        """
+
+    def publish_attributes(values: Mapping[str, Value]) -> Deferred[str]:
+        """Client attributes of the gateway. Everything else as with `publish_telemetry`."""
+
+    def request_attributes(client_keys: Sequence[str] = (), shared_keys: Sequence[str] = ()) -> Deferred[OwnAttributes]:
+        """
+        The present values of these attributes of the gateway; what ThingsBoard does not have is absent. Without any key
+        it gives all of both scopes. Fails with `LinkDown` when there is no session or it ends first, with `NoAnswer`
+        after a time or when it cannot be asked. May be cancelled.
+        """
+
+    def add_shared_listener(changed: Callable[[Mapping[str, Value], Sequence[str]], None]) -> None:
+        """
+        From now on `changed(values, deleted keys)` is called when shared attributes of the gateway are set or deleted.
+        ThingsBoard tells nothing of what happened without a session: ask, when `add_link_listener` calls.
+        """
+
+    def add_link_listener(up: Callable[[], None]) -> None:
+        """From now on `up()` is called whenever a session is ready: what was asked before will not be answered."""
+
+    def rpc(method: str, params: Value, timeout_seconds: float = 60.0) -> Deferred[Value]:
+        """
+        Client-side RPC: ask ThingsBoard's rule chain. Fires with the answer, whatever JSON it is. Fails with `LinkDown`
+        when there is no session or it ends first, with `NoAnswer` when nothing answers in time or the question is too
+        long. May be cancelled.
+        """
+
+    def claim(secret_key: str | None = None, duration_ms: int | None = None) -> Deferred[str]:
+        """
+        Open the gateway's device for claiming: a user who knows `secret_key` may take it over during `duration_ms`
+        (None: ThingsBoard's own). Fires with an empty text when ThingsBoard has acknowledged, which says nothing of
+        whether it does so, or with words. Fails with `LinkDown` without a session: it never waits.
         """
 
 
@@ -219,7 +282,8 @@ class ISandboxView(Interface):
     def devices() -> list[dict[str, Any]]:
         """
         `{"name", "profile", "gateway": bool, "connected": bool, "telemetry": {key: {"ts", "value"}},
-        "attributes": {key: {"ts", "value"}}, "lastActivity": ms}` of every device, the gateway itself first.
+        "attributes": {key: {"ts", "value"}}, "shared": {key: {"ts", "value"}}, "lastActivity": ms}` of every device,
+        the gateway itself first.
         """
 
     def history(device: str, key: str, since_ms: int) -> list[tuple[int, Any]]:
@@ -230,3 +294,14 @@ class ISandboxView(Interface):
 
     def remove_observer(changed: Callable[[str], None]) -> None:
         """Ends that."""
+
+
+class ISandboxControl(Interface):
+    """What an operator can do to the sandbox, over HTTP or from the command line."""
+
+    def command(name: str, arguments: Mapping[str, Any]) -> Deferred[tuple[int, Any]]:
+        """
+        Do what `name` says with these members of a JSON object. Fires with an HTTP status and a JSON value, which is
+        `{"error": text}` from 400 on; a call to a device fires when it has answered. Never fails for what is in the
+        arguments.
+        """

@@ -113,7 +113,15 @@ class Events:
 
     def _write(self, event: Event, suffix: str) -> None:
         # The line is passed as a value, never as the format: it may hold braces that came from outside.
-        self._log.emit(event.level, "{line}", line=event.line() + suffix, event=type(event).__name__)
+        kind = type(event)
+        self._log.emit(
+            event.level,
+            "{line}",
+            line=event.line() + suffix,
+            event=kind.__name__,
+            room=kind.__module__.removeprefix("tbgw.").partition(".")[0],
+            connector=getattr(event, "connector", ""),
+        )
 
 
 class _Limit:

@@ -158,3 +158,12 @@ class SessionLimits:
     """`gatewayRateLimits.telemetryDataPoints`."""
     announced: bool = field(default=False, compare=False)
     """Whether ThingsBoard itself has said so, so that an empty limit means none, and not that nobody told."""
+    echoes: bool = field(default=False, compare=False)
+    """Whether a plain broker is in ThingsBoard's place, which sends our own messages back to us."""
+
+
+class OwnAttributes(NamedTuple):
+    """Attributes of the gateway's own device, by key."""
+
+    client: dict[str, Value]
+    shared: dict[str, Value]

@@ -11,29 +11,32 @@ All of it stays under STOP_SECONDS, whatever hangs; what was accepted is on disk
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tbgw import process
 from tbgw.config.gateway import ConnectorEntry, GatewayConfig
-from tbgw.config.loader import load_folder
+from tbgw.config.loader import Examined, examine_folder, load_folder
 from tbgw.config.thingsboard import session_limits
 from tbgw.connectors.builders import BUILDERS, Surroundings
 from tbgw.connectors.parsers import PARSERS
 from tbgw.errors import StoreError, StoreFull
-from tbgw.interfaces import IStatusSource, IUplinkListener
+from tbgw.interfaces import IStatusSource
 from tbgw.internal_events import Events
+from tbgw.link import Link
+from tbgw.management import Management, Parts
 from tbgw.metrics import Counters
 from tbgw.model import Device, SessionLimits
 from tbgw.pipeline.devices import DeviceRegistry
@@ -41,10 +44,13 @@ from tbgw.pipeline.downlink import Downlink
 from tbgw.pipeline.forwarder import Forwarder
 from tbgw.pipeline.ingest import Ingest
 from tbgw.pipeline.packer import MAX_POINTS, PackLimits
-from tbgw.pipeline.ratelimit import SHARE
+from tbgw.pipeline.ratelimit import SHARE, Budget
+from tbgw.pipeline.renaming import Renaming
 from tbgw.spool.runners import CallDirectly, StoreThread
 from tbgw.spool.service import TEND_SECONDS, Spool
 from tbgw.thingsboard import payloads, topics
+from tbgw.uplink.fanout import FanOut
+from tbgw.uplink.own_device import OwnDevice
 from tbgw.version import VERSION
 
 STOP_SECONDS = 5.0
@@ -53,8 +59,6 @@ STOP_SECONDS = 5.0
 DRAIN_SECONDS = 1.5
 """Part of it in which PUBACKs of what is in flight are waited for: each that comes saves a duplicate after the
 restart."""
-
-_MQTT_VERSIONS: Mapping[str, Literal[4, 5] | None] = {"auto": None, "5": 5, "3.1.1": 4}
 
 
 def load(config_dir: Path, data_dir: Path, environ: Mapping[str, str]) -> GatewayConfig:
@@ -78,11 +82,25 @@ class Gateway(Service):
         self.events = Events(self.counters, reactor.seconds, later=reactor.callLater)
         self._sandbox, self._site = self._build_sandbox()
         self.registry = DeviceRegistry(config.data_dir / "connected_devices.json")
+        self._renaming = Renaming(config.data_dir / "renamed_devices.json")
         self.spool = self._build_spool()
-        self.uplink = self._build_uplink()
         section = config.thingsboard
+        maker = self._link_maker()
+        self.uplink = maker.uplink()
+        self.enrolment = maker.enrolment(
+            self.uplink, config.data_dir, config.config_dir, self.spool.run_in_store_thread
+        )
+        self.own_device = OwnDevice(
+            self.uplink.publish, self.events, reactor, self._now_ms, section.max_payload_bytes, self._own_budget
+        )
         self.downlink = Downlink(
-            self.uplink.publish, self.events, reactor, self.registry.connector, section.max_payload_bytes
+            self.uplink.publish,
+            self.events,
+            reactor,
+            self.registry.connector,
+            section.max_payload_bytes,
+            self.own_device,
+            self.registry,
         )
         self.forwarder = Forwarder(
             self.spool,
@@ -93,12 +111,21 @@ class Gateway(Service):
             max_payload_bytes=section.max_payload_bytes,
             idled=lambda: self.ingest.link_idled(),
             limits_changed=lambda limits: self.ingest.set_limits(self._pack_limits(limits)),
-            combine=lambda announced: session_limits(section, announced),
+            combine=lambda announced: session_limits(self._config.thingsboard, announced),
             backlog_share=section.backlog_share_percent / 100,
             message_received=self.downlink.message_received,
+            renaming=self._renaming,
         )
-        self.uplink.set_listener(_Both(self.downlink, self.forwarder))
-        device_filter = config.device_filter
+        self.updates = maker.updates(
+            self.own_device, self.uplink.publish, config.data_dir / "packages", self.spool.run_in_store_thread
+        )
+        # Who speaks of devices or asks about them knows of a session before anything of it is sent up.
+        self.link = FanOut(
+            [self.downlink, *self.updates, self.own_device, self.forwarder],
+            [self.own_device.message_received, *[update.message_received for update in self.updates]],
+            self.forwarder.message_received,
+        )
+        self.uplink.set_listener(self.link)
         self.ingest = Ingest(
             self.spool,
             self.registry,
@@ -109,7 +136,6 @@ class Gateway(Service):
             pack_delay_seconds=section.pack_delay_ms / 1000,
             appended=self.forwarder.appended,
             link_idle=lambda: self.forwarder.idle,
-            **({"allows": device_filter.allows} if device_filter is not None else {}),
         )
         self.spool.set_listeners(self.ingest, self.forwarder, self._store_failed)
         self._surroundings = Surroundings(
@@ -122,15 +148,28 @@ class Gateway(Service):
             config.data_dir,
             config.report,
         )
-        self.connectors = [
-            connector for entry in config.connectors if (connector := self.build_connector(entry)) is not None
-        ]
+        self._connectors = {
+            entry.name: connector
+            for entry in config.connectors
+            if (connector := self.build_connector(entry)) is not None
+        }
         self.downlink.set_connectors(self.connectors)
-        self._statistics = self._build_statistics()
+        self.management = self._build_management()
+        self._certificate = self._build_certificate_watch()
         self._importer = self._build_importer()
-        self._listening = False
+        self._listening = self._ending = self._begins_anew = False
         self._opened: Deferred[None] | None = None
         self._spool_open = False
+
+    @property
+    def connectors(self) -> list[Any]:
+        """Those that there are at present."""
+        return list(self._connectors.values())
+
+    def add_connector(self, connector: Any) -> None:
+        """Take in one that no file describes. Before the start."""
+        self._connectors[connector.connector_name] = connector
+        self.downlink.set_connectors(self.connectors)
 
     # Building.
 
@@ -143,12 +182,18 @@ class Gateway(Service):
             device_points=max(1, points),
         )
 
+    def _own_budget(self, announced: SessionLimits) -> Callable[[str, int], float]:
+        """What keeps the limits of the gateway's own rate in a session."""
+        budget = Budget(session_limits(self._config.thingsboard, announced), self._reactor.seconds())
+        return lambda topic, points: budget.send(topic, 1, points, self._reactor.seconds())
+
     def _build_sandbox(self) -> tuple[Any, Any]:
         section = self._config.sandbox
         if not section.enabled:
             return None, None
         from tbgw.sandbox.platform import SandboxLimits
         from tbgw.sandbox.service import Sandbox
+        from tbgw.tls import ServerTLS
         from tbgw.web.site import WebSite
 
         sandbox = Sandbox(
@@ -159,6 +204,10 @@ class Gateway(Service):
             mqtt_port=section.mqtt_port,
             events=self.events,
             now_ms=self._now_ms,
+            tls=ServerTLS(section.certificate, section.private_key)
+            if section.certificate is not None and section.private_key is not None
+            else None,
+            tls_port=section.tls_port,
             limits=SandboxLimits(
                 max_devices=section.max_devices,
                 points_per_series=section.history_per_key,
@@ -175,6 +224,7 @@ class Gateway(Service):
             self.events,
             self._now_ms,
             hint=_first_command(self._config),
+            control=sandbox.commands,
         )
         return sandbox, site
 
@@ -209,15 +259,55 @@ class Gateway(Service):
             tend_seconds=TEND_SECONDS,
         )
 
-    def _build_statistics(self) -> Any:
-        section = self._config.thingsboard.statistics
-        if not section.enabled:
-            return None
-        from tbgw.uplink.statistics import Statistics
-
-        return Statistics(
-            self._reactor, section.period_seconds, self.status, lambda: self.uplink.connected, self.uplink.publish
+    def _build_management(self) -> Management:
+        return Management(
+            self._config,
+            Parts(
+                reactor=self._reactor,
+                now_ms=self._now_ms,
+                events=self.events,
+                version=VERSION,
+                uplink=self.uplink,
+                own_device=self.own_device,
+                registry=self.registry,
+                renaming=self._renaming,
+                spool=self.spool,
+                ingest=self.ingest,
+                forwarder=self.forwarder,
+                downlink=self.downlink,
+                connectors=self._connectors,
+                status=self.status,
+                build_connector=self.build_connector,
+                hold=self._hold,
+                relink=self._relink,
+                examine=self._examine,
+                restart=self.restart,
+                reboot=lambda why: self.restart(why, process.restart_machine),
+                running=lambda: self._listening,
+                remove_credentials=self._remove_credentials,
+            ),
         )
+
+    def _hold(self, config: GatewayConfig) -> None:
+        """Another configuration holds, for what is made from now on."""
+        self._config = config
+        self._surroundings = replace(self._surroundings, report=config.report)
+
+    def _link_maker(self) -> Link:
+        token = self._sandbox.ensure_token if self._sandbox is not None else None
+        return Link(self._config.thingsboard, self._reactor, self.events, token)
+
+    def _relink(self) -> None:
+        maker = self._link_maker()
+        self.uplink.redirect(maker.endpoint(), maker.where, maker.credentials())
+
+    def _remove_credentials(self) -> Deferred[bool]:
+        return succeed(False) if self.enrolment is self.uplink else self.enrolment.forget()
+
+    def _examine(self, instead: Mapping[str, bytes]) -> Examined:
+        folder = self._config.config_dir
+        contents = {folder / name: content for name, content in instead.items()}
+        return examine_folder(folder, os.environ, self._config.data_dir, PARSERS, contents)
 
     def _build_importer(self) -> Any:
         folder = self._config.storage.import_from
@@ -246,66 +336,32 @@ class Gateway(Service):
             written = self.spool.run_in_store_thread(lambda: self.registry.write(content))
             written.addErrback(lambda failure: setattr(self.registry, "dirty", True))
 
-    def _build_uplink(self) -> Any:
-        from twisted.internet.endpoints import wrapClientTLS
-
-        from tbgw.mqtt.versions import VersionChoice
-        from tbgw.tls import ClientTLS, client_creator
-        from tbgw.uplink.client import Credentials, Uplink
-        from tbgw.uplink.internal_events import ServerUnverified
-
+    def _build_certificate_watch(self) -> Any:
+        """Looks when our own certificate ends, where there is one or may come one."""
         section = self._config.thingsboard
-        security = section.security
-        if section.proxy_host is not None:
-            from tbgw.mqtt.proxy import HTTPConnectEndpoint
+        provisioned = section.provisioning is not None
+        if section.security.cert is None and not (provisioned and section.security.tls):
+            return None
+        from tbgw.link import utc_now
+        from tbgw.uplink.expiry import CertificateWatch
 
-            proxy = self._dialling(section.proxy_host, section.proxy_port)
-            endpoint: Any = HTTPConnectEndpoint(proxy, section.host, section.port, clock=self._reactor)
-        else:
-            endpoint = self._dialling(section.host, section.port)
-        where = f"{section.host}:{section.port}"
-        if security.tls:
-            tls = ClientTLS(
-                section.host,
-                ca_cert=security.ca_cert,
-                certificate=security.cert,
-                private_key=security.private_key,
-                accept_any_server=security.accept_any_server,
-            )
-            endpoint = wrapClientTLS(client_creator(tls), endpoint)
-            where += " (TLS)"
-            if security.accept_any_server:
-                self.events.emit(ServerUnverified())
-        password = None
-        if security.access_token is not None:
-            username: str | None = security.access_token.reveal()
-        elif security.access_token_file is not None and self._sandbox is not None:
-            username = self._sandbox.ensure_token()  # the sandbox's own file, which did not exist at the check
-        else:
-            username = security.username
-            password = security.password.reveal().encode() if security.password is not None else None
-        return Uplink(
-            endpoint,
-            where,
-            Credentials(security.client_id or "", username, password),
+        def certificate() -> Path | None:
+            login = self.enrolment.login if provisioned else None
+            return login.certificate if login is not None else section.security.cert
+
+        watch = CertificateWatch(
+            certificate,
+            self.own_device,
             clock=self._reactor,
             events=self.events,
-            jitter=_jitter,
-            keep_alive_seconds=section.keep_alive_seconds,
-            versions=VersionChoice(_MQTT_VERSIONS[section.mqtt_version]),
+            now=utc_now,
+            period_seconds=section.security.certificate_check_seconds,
+            days_left=section.security.certificate_days_left,
+            **({"renew": self.enrolment.renew} if provisioned else {}),
         )
-
-    def _dialling(self, host: str, port: int) -> Any:
-        """A TCP endpoint. An address needs no resolver, and so none of the threads that one costs."""
-        from twisted.internet.abstract import isIPAddress, isIPv6Address
-        from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
-
-        if isIPAddress(host):
-            return TCP4ClientEndpoint(self._reactor, host, port)
-        if isIPv6Address(host):
-            return TCP6ClientEndpoint(self._reactor, host, port)
-        self._reactor.suggestThreadPoolSize(1)  # for the system's resolver, the only one who uses that pool
-        return HostnameEndpoint(self._reactor, host.encode("idna"), port)
+        if provisioned:
+            self.enrolment.started = watch.look_again
+        return watch
 
     def build_connector(self, entry: ConnectorEntry) -> Any:
         """The connector of an entry, which then has to be started; None, with a word in the log, when there is none."""
@@ -348,10 +404,13 @@ class Gateway(Service):
             return
         from tbgw.pipeline.internal_events import RegistryFault
 
-        for fault in self.registry.load():
+        faults = [*self.registry.load(), self._renaming.load(self.spool.last_seq, self.spool.stored_rows)]
+        for fault in filter(None, faults):
             self.events.emit(RegistryFault(fault=fault))
         self.forwarder.start()
-        for part in (self._sandbox, self._site, self.uplink, self._statistics):
+        self.management.start()
+        parts = (self._sandbox, self._site, *self.updates, self.enrolment, self._certificate)
+        for part in parts:
             if part is not None:
                 IService(part).startService()
         if self._importer is None:
@@ -399,8 +458,17 @@ class Gateway(Service):
 
     def _end(self, status: int) -> None:
         """Stop the process with an exit status, which twistd has no way to be told."""
-        atexit.register(_exit_with, status)
+        process.end_with(status)
         self._reactor.stop()
+
+    def restart(self, why: str, end: Callable[[], None] = process.begin_anew) -> None:
+        """Stop in good order, then be begun anew; or, with `process.restart_machine`, the whole machine."""
+        if not self._ending:
+            self._ending = True
+            self._begins_anew = end is process.begin_anew
+            self._log.warn("the gateway restarts: {why}", why=why)
+            end()
+            self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -416,8 +484,9 @@ class Gateway(Service):
             self.ingest.stop()
             if self.uplink.connected and not self.forwarder.idle:
                 await self._drained()
-            link = [part.stopService for part in (self._statistics, self.uplink) if part is not None]
-            await self._step("uplink", *link)
+            self.management.stop()
+            parts = (self._certificate, *self.updates, self.enrolment)
+            await self._step("uplink", *[part.stopService for part in parts if part is not None])
             await self._step("store", self.spool.close)
             await self._step("sandbox", *[part.stopService for part in (self._site, self._sandbox) if part is not None])
         give_up.cancel()
@@ -445,6 +514,8 @@ class Gateway(Service):
     def _overdue(self) -> None:
         self._log.critical("stopping took more than {seconds:g} s; ending now", seconds=STOP_SECONDS)
         sys.stdout.flush()
+        if self._begins_anew:
+            process.run_anew()
         os._exit(1)
 
     # IStatusSource
@@ -464,24 +535,6 @@ class Gateway(Service):
         }
 
 
-@implementer(IUplinkListener)
-class _Both:
-    """The two who live on the link: what goes down knows of a session before anything of it is sent up."""
-
-    def __init__(self, downlink: Downlink, forwarder: Forwarder) -> None:
-        self._downlink = downlink
-        self._forwarder = forwarder
-        self.message_received = forwarder.message_received
-
-    def link_up(self, limits: SessionLimits) -> None:
-        self._downlink.link_up(limits)
-        self._forwarder.link_up(limits)
-
-    def link_down(self, code: int | None = None) -> None:
-        self._downlink.link_down(code)
-        self._forwarder.link_down(code)
-
-
 def _first_command(config: GatewayConfig) -> str:
     """What a newcomer can type to see a first value: a message to the first TCP port of a socket connector."""
     for entry in config.connectors:
@@ -495,13 +548,3 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _jitter() -> float:
-    import random
-
-    return random.random()  # noqa: S311 - spreads reconnections, guards nothing
-
-
-def _exit_with(status: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

@@ -42,11 +42,19 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Check everything that can be checked without touching the network."""
+        from tbgw.configfolder import ConfigFolder
         from tbgw.service import load
 
         # Made absolute now: twistd changes the current folder when it becomes a daemon.
         named = self["config-dir"] or os.environ.get("TB_GW_CONFIG_DIR") or DEFAULT_CONFIG_DIR
         config_dir, data_dir = Path(named).absolute(), Path(self["data-dir"]).absolute()
+        folder = ConfigFolder(config_dir, data_dir)
+        folder.load()  # what is wrong with it is told when the gateway runs
+        try:
+            for line in folder.recover():
+                sys.stderr.write(f"{line}\n")
+        except OSError as error:
+            raise usage.UsageError(f"a remote change cannot be undone: {error}") from None
         try:
             self.config = load(config_dir, data_dir, os.environ)
         except ConfigurationError as error:
@@ -57,6 +65,7 @@ class Options(usage.Options):
 def makeService(options: Options) -> IService:
     """The gateway of these options. Called by twistd once its own options, such as the reactor, are settled."""
     wants_tls = [getattr(entry.config, "needs_tls", False) for entry in options.config.connectors]
+    wants_tls.append(options.config.sandbox.enabled and options.config.sandbox.certificate is not None)
     if not options.config.thingsboard.security.tls and not any(wants_tls):
         leave_out_tls()
     from twisted.internet import reactor

@@ -49,6 +49,8 @@ class ClientTLS:
     """PEM file with its key, without a passphrase."""
     accept_any_server: bool = False
     """Do not verify at all. Whoever sits on the way can then read and change everything."""
+    alpn: tuple[bytes, ...] = ()
+    """Names of the protocols that we would speak (RFC 7301), e.g. `xmpp-client`; none are told when it is empty."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def client_creator(tls: ClientTLS) -> IOpenSSLClientConnectionCreator:
         certificate=certificate,
         extraCertChain=chain,
         insecurelyLowerMinimumTo=ssl.TLSVersion.TLSv1_2,  # states the minimum exactly, whatever the default becomes
+        acceptableProtocols=list(tls.alpn) or None,
     )
 
     @implementer(IOpenSSLClientConnectionCreator)

@@ -21,7 +21,7 @@ PURE = frozenset({"model", "expressions", "metrics", "errors"})
 ROOMS = frozenset({"connectors", "pipeline", "spool", "uplink", "sandbox", "web"})
 """They never import each other."""
 
-LOW = PURE | {"interfaces", "internal_events", "thingsboard", "mqtt", "ocpp", "tls", "version"}
+LOW = PURE | {"interfaces", "internal_events", "thingsboard", "mqtt", "ocpp", "tls", "version", "files"}
 """What the six rooms may import, besides the part of `config` that only describes sections."""
 
 ALLOWED: dict[str, frozenset[str]] = {
@@ -36,9 +36,15 @@ ALLOWED: dict[str, frozenset[str]] = {
     "internal_events": PURE,
     "thingsboard": PURE,
     "config": PURE,
-    "service": LOW | ROOMS | {"config", "logs"},
-    "tap": LOW | ROOMS | {"config", "logs", "service"},
-    "cli": LOW | ROOMS | {"config", "logs", "service", "tap"},
+    "files": frozenset(),
+    "process": frozenset(),
+    "configfolder": PURE | {"files"},
+    "reconfiguration": LOW | {"config", "configfolder", "uplink"},
+    "management": LOW | ROOMS | {"config", "configfolder", "reconfiguration"},
+    "link": LOW | {"config", "uplink"},
+    "service": LOW | ROOMS | {"config", "link", "logs", "configfolder", "management", "process"},
+    "tap": LOW | ROOMS | {"config", "configfolder", "link", "logs", "service"},
+    "cli": LOW | ROOMS | {"config", "link", "logs", "service", "tap"},
 }
 """What each top-level part of tbgw may import, besides itself."""
 

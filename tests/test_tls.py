@@ -58,8 +58,12 @@ def issue(
     addresses: tuple[str, ...] = (),
     days: tuple[int, int] = (-2, 30),
     usage: x509.ObjectIdentifier | None = None,
+    xmpp_address: str = "",
 ) -> Issued:
-    """A certificate; signed by itself without an issuer; `days` says from when to when it is valid, from now."""
+    """
+    A certificate; signed by itself without an issuer; `days` says from when to when it is valid, from now.
+    `xmpp_address` is a JID of ASCII letters, put in as RFC 6120 (13.7.1.4) has it.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -73,10 +77,14 @@ def issue(
         .not_valid_after(now + datetime.timedelta(days[1]))
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
     )
-    alternatives = [
+    alternatives: list[x509.GeneralName] = [
         *[x509.DNSName(host) for host in hosts],
         *[x509.IPAddress(ipaddress.ip_address(address)) for address in addresses],
     ]
+    if xmpp_address:
+        text = xmpp_address.encode("ascii")
+        on_xmpp = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.5")
+        alternatives.append(x509.OtherName(on_xmpp, bytes([0x0C, len(text)]) + text))
     if alternatives:
         builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     if usage is not None:

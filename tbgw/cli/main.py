@@ -10,11 +10,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tbgw.cli import check, spool
+from tbgw.cli import attributes, check, claim, provision, rpc, sandbox, spool, telemetry
 from tbgw.cli import hash as hash_
 from tbgw.version import VERSION
 
-COMMANDS = {"check": check, "hash": hash_, "spool": spool}
+COMMANDS = {
+    "check": check,
+    "spool": spool,
+    "attributes": attributes,
+    "telemetry": telemetry,
+    "rpc": rpc,
+    "claim": claim,
+    "provision": provision,
+    "hash": hash_,
+    "sandbox": sandbox,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -133,6 +133,15 @@ def trail_text(trail: Trail) -> str:
     return "".join(reversed(steps)).removeprefix(".")
 
 
+def trail_steps(trail: Trail) -> tuple[str | int, ...]:
+    """The keys and positions that lead to a value, from the top."""
+    steps: list[str | int] = []
+    while trail is not None:
+        trail, step = trail
+        steps.append(step)
+    return tuple(reversed(steps))
+
+
 def printable(text: str, limit: int = 60) -> str:
     """A text from a file for a message: on one line, no control characters, not longer than `limit`."""
     text = text if len(text) <= limit else text[:limit] + "..."

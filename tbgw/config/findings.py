@@ -9,11 +9,12 @@ the reference gives a few lines and not one for each key.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from tbgw.config.document import Node, printable, trail_text
+from tbgw.config.document import Node, printable, trail_steps, trail_text
 
 ENVIRONMENT = "environment variable "
 """What the place of a value begins with that comes from there."""
@@ -74,7 +75,9 @@ class Reporter:
         """Where the gateway keeps what it writes."""
         self._findings: list[Finding] = []
         self._without_effect: dict[tuple[str, str], dict[str, int]] = {}
-        self._secret_files: set[str] = set()
+        self._secrets: set[tuple[str, tuple[str | int, ...]]] = set()
+        self.instead: Mapping[Path, bytes] = {}
+        """Contents that are looked at in the place of these files' own: what a remote configuration would bring."""
 
     def fault(self, node: Node, text: str) -> None:
         """Something that must be mended before the gateway starts."""
@@ -108,12 +111,17 @@ class Reporter:
     def holds_secret(self, node: Node) -> None:
         """The value is a secret, so who may read its file matters."""
         if node.line:
-            self._secret_files.add(node.file)
+            self._secrets.add((node.file, trail_steps(node.trail)))
 
     @property
     def secret_files(self) -> frozenset[str]:
         """Names of the configuration files in which a secret stands."""
-        return frozenset(self._secret_files)
+        return frozenset(file for file, _ in self._secrets)
+
+    @property
+    def secrets(self) -> frozenset[tuple[str, tuple[str | int, ...]]]:
+        """Where a secret stands: the file, and the keys and positions that lead to it."""
+        return frozenset(self._secrets)
 
     @property
     def faulty(self) -> bool:

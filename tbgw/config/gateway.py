@@ -15,13 +15,17 @@ from tbgw.config.devicefilter import DeviceFilter
 from tbgw.config.document import Node
 from tbgw.config.findings import Reporter
 from tbgw.config.sandbox import SandboxSection, default_sandbox, read_sandbox
-from tbgw.config.settings import config_section, setting, text
+from tbgw.config.settings import config_section, flag, one_of, setting, text
 from tbgw.config.storage import StorageSection, default_storage, read_storage
-from tbgw.config.thingsboard import ThingsBoardSection, read_thingsboard
+from tbgw.config.thingsboard import StatisticsCommand, ThingsBoardSection, read_thingsboard
 from tbgw.config.values import Refused, config_file, did_you_mean, read_flag, read_object
 from tbgw.model import ON_RECEIVED, ReportStrategy
 
 T = TypeVar("T")
+
+
+LOG_LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "NONE")
+"""The reference's words."""
 
 
 @config_section
@@ -32,10 +36,18 @@ class ConnectorReference:
     name: str = text("name", doc="Name of this connector; unique.")
     file: Path = setting("configuration", read=config_file, doc="Its file, in the configuration's folder.")
 
+    log_level: str | None = one_of(
+        "logLevel", choices=LOG_LEVELS, default=None, doc="Least level of its lines that are sent to ThingsBoard."
+    )
+    remote_logging: bool | None = flag("enableRemoteLogging", default=None, doc="Send its log lines to ThingsBoard.")
+    report: Node | None = setting(
+        "reportStrategy", read=lambda node, _: node, default=None, doc="As at the top of the connector's file."
+    )
+
     INERT: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
-            ("id", "key", "ts", "mode", "configVersion", "logLevel", "enableRemoteLogging"),
-            "without effect in tb_gateway.json",
+            ("id", "key", "ts", "mode", "configVersion"),
+            "without effect: only ThingsBoard's page of the gateway uses it",
         ),
         **dict.fromkeys(("useGRPC", "useGRPCForce"), "gRPC connectors are not offered"),
         "class": "custom connectors are not loaded",
@@ -51,6 +63,12 @@ class ConnectorEntry:
     file: Path
     config: object
     """What the parse function of its type made of its file."""
+    log_level: str = "INFO"
+    """Least level of its log lines that are sent to ThingsBoard, one of `LOG_LEVELS`."""
+    remote_logging: bool = False
+    """Whether they are sent at all."""
+    fingerprint: bytes = b""
+    """The same for files that say the same, whatever their spaces and the order of their keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +83,8 @@ class GatewayConfig:
     """The general report strategy."""
     device_filter: DeviceFilter | None
     """None: every device may pass."""
+    statistics_commands: tuple[StatisticsCommand, ...]
+    """Commands whose output is sent to ThingsBoard."""
     warnings: tuple[str, ...]
     """Ready lines: what the operator should look at."""
     notices: tuple[str, ...]

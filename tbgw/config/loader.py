@@ -10,6 +10,8 @@ left out with a warning, so that its tb_gateway.json loads unchanged.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,10 @@ from tbgw.config.devicefilter import DeviceFilter, parse_device_filter
 from tbgw.config.document import MAX_FILE_BYTES, DocumentError, Node, printable, read_document
 from tbgw.config.environment import overlay
 from tbgw.config.findings import Finding, Reporter, Severity
-from tbgw.config.gateway import ConnectorEntry, ConnectorReference, GatewayConfig, General, read_general
-from tbgw.config.settings import read_section
-from tbgw.config.values import Refused, did_you_mean, is_world_readable, read_bytes
+from tbgw.config.gateway import LOG_LEVELS, ConnectorEntry, ConnectorReference, GatewayConfig, General, read_general
+from tbgw.config.settings import read_section, section_reader
+from tbgw.config.thingsboard import StatisticsCommand
+from tbgw.config.values import Refused, did_you_mean, is_world_readable, read_bytes, read_choice, read_flag, read_items
 from tbgw.errors import ConfigurationError
 
 GENERAL_FILE = "tb_gateway.json"
@@ -48,6 +51,8 @@ class Examined:
     """None when there was a fault."""
     findings: tuple[Finding, ...]
     """Everything there is to say, the worst first."""
+    secrets: frozenset[tuple[str, tuple[str | int, ...]]] = frozenset()
+    """Where secrets stand: (file, keys and positions that lead there)."""
 
 
 def load_folder(
@@ -61,10 +66,18 @@ def load_folder(
 
 
 def examine_folder(
-    config_dir: Path, environ: Mapping[str, str], data_dir: Path, parsers: Mapping[str, Parse]
+    config_dir: Path,
+    environ: Mapping[str, str],
+    data_dir: Path,
+    parsers: Mapping[str, Parse],
+    instead: Mapping[Path, bytes] | None = None,
 ) -> Examined:
-    """Read the folder and tell everything that was found. Raises nothing."""
+    """
+    Read the folder and tell everything that was found. Raises nothing. `instead` has contents that are read in the
+    place of these files' own, so that what is about to be written can be checked before.
+    """
     reporter = Reporter(config_dir, data_dir)
+    reporter.instead = instead or {}
     root = _read_file(config_dir / GENERAL_FILE, reporter)
     if root is None:
         return Examined(None, reporter.findings())
@@ -77,6 +90,7 @@ def examine_folder(
     connectors = _read_connectors(references, parsers, reporter)
     names = frozenset(reference.name for _, reference in references)
     device_filter = _read_filter(general, root, names, reporter)
+    commands = _read_commands(general, root, reporter)
     _warn_of_readable_secrets(reporter)
     findings = reporter.findings()
     if reporter.faulty:
@@ -88,19 +102,21 @@ def examine_folder(
         connectors=connectors,
         report=general.report,
         device_filter=device_filter,
+        statistics_commands=commands,
         warnings=tuple(str(f) for f in findings if f.severity in (Severity.DOUBT, Severity.WARNING)),
         notices=tuple(str(f) for f in findings if f.severity is Severity.NOTICE),
         config_dir=config_dir,
         data_dir=data_dir,
     )
-    return Examined(config, findings)
+    return Examined(config, findings, reporter.secrets)
 
 
 def _read_file(path: Path, reporter: Reporter, referrer: Node | None = None) -> Node | None:
     """The root of a JSON file; None when it cannot be read, which is then reported, at `referrer` if there is one."""
     try:
         file = path.relative_to(reporter.config_dir).as_posix()
-        document = read_document(read_bytes(path, MAX_FILE_BYTES), file)
+        content = reporter.instead.get(path)
+        document = read_document(read_bytes(path, MAX_FILE_BYTES) if content is None else content, file)
     except Refused as refusal:
         if referrer is not None:
             reporter.fault(referrer, str(refusal))
@@ -169,13 +185,41 @@ def _read_connectors(
         root = _read_file(reference.file, reporter, file_node)
         if root is None:
             continue
+        if reference.report is not None and root.member("reportStrategy") is None and isinstance(root.value, dict):
+            root = root.with_member("reportStrategy", reference.report)
+        level, remote = _read_logging(root, reference, reporter)
+        plain = json.dumps(root.plain(), sort_keys=True).encode()
         try:
-            config = parse(root, reporter)
+            config = parse(root.without(*_LOGGING) if isinstance(root.value, dict) else root, reporter)
         except Refused as refusal:
             refusal.report(root, reporter)
             continue
-        entries.append(ConnectorEntry(reference.type, reference.name, reference.file, config))
+        fingerprint = hashlib.blake2b(plain, digest_size=16).digest()
+        entries.append(
+            ConnectorEntry(reference.type, reference.name, reference.file, config, level, remote, fingerprint)
+        )
     return tuple(entries)
+
+
+_LOGGING = ("logLevel", "enableRemoteLogging")
+
+
+def _read_logging(root: Node, reference: ConnectorReference, reporter: Reporter) -> tuple[str, bool]:
+    """`logLevel` and `enableRemoteLogging`, which stand in tb_gateway.json or at the top of the connector's file."""
+    level, remote = reference.log_level, reference.remote_logging
+    node = root.member("logLevel")
+    if level is None and node is not None:
+        try:
+            level = read_choice(LOG_LEVELS)(node, reporter)
+        except Refused as refusal:
+            refusal.report(node, reporter)
+    node = root.member("enableRemoteLogging")
+    if remote is None and node is not None:
+        try:
+            remote = read_flag("")(node, reporter)
+        except Refused as refusal:
+            refusal.report(node, reporter)
+    return level or "INFO", bool(remote)
 
 
 def _read_filter(general: General, root: Node, names: frozenset[str], reporter: Reporter) -> DeviceFilter | None:
@@ -194,6 +238,24 @@ def _read_filter(general: General, root: Node, names: frozenset[str], reporter: 
     except Refused as refusal:
         refusal.report(file, reporter)
         return None
+
+
+def _read_commands(general: General, root: Node, reporter: Reporter) -> tuple[StatisticsCommand, ...]:
+    """The commands whose output is sent: those in tb_gateway.json, then those in the file that it names."""
+    statistics = general.thingsboard.statistics
+    if not (statistics.enabled and statistics.custom_enabled):
+        return ()
+    commands = statistics.commands
+    if statistics.configuration is not None:
+        thingsboard = root.member("thingsboard") or root
+        section = thingsboard.member("statistics") or thingsboard
+        file = _read_file(statistics.configuration, reporter, section.member("configuration") or section)
+        if file is not None:
+            try:
+                commands += read_items(section_reader(StatisticsCommand))(file, reporter)
+            except Refused as refusal:
+                refusal.report(file, reporter)
+    return commands
 
 
 def _warn_of_readable_secrets(reporter: Reporter) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tbgw.config.document import Node, printable
 from tbgw.config.findings import Reporter
-from tbgw.config.settings import changed, config_section, flag, integer, read_section, setting
+from tbgw.config.settings import certificate, changed, config_section, flag, integer, read_section, setting
 from tbgw.config.values import MAX_PORT, Refused, is_loopback, read_text
 
 
@@ -15,7 +15,7 @@ def _read_loopback(node: Node, reporter: Reporter) -> str:
     address = read_text(node, reporter).strip()
     if not is_loopback(address):
         raise Refused(
-            f"is {printable(address)}, must be a loopback address, e.g. 127.0.0.1: the sandbox has no users and no TLS"
+            f"is {printable(address)}, must be a loopback address, e.g. 127.0.0.1: the sandbox's page has no users"
         )
     return address
 
@@ -31,6 +31,18 @@ class SandboxSection:
     enabled: bool = flag("enabled", "enable", default=False, doc="Run it.")
     mqtt_port: int = integer(
         "mqttPort", minimum=0, maximum=MAX_PORT, default=18830, unit="TCP port", doc="Its MQTT port; 0: any free one."
+    )
+    tls_port: int = integer(
+        "mqttsPort",
+        minimum=0,
+        maximum=MAX_PORT,
+        default=18883,
+        unit="TCP port",
+        doc="Its port for MQTT over TLS, listened on when there is a certificate; 0: any free one.",
+    )
+    private_key: Path | None = certificate("privateKey", default=None, doc="The key of its certificate, PEM.")
+    certificate: Path | None = certificate(
+        "certificate", default=None, doc="Its own certificate for TLS, PEM, followed by its chain."
     )
     http_port: int = integer(
         "httpPort", minimum=0, maximum=MAX_PORT, default=8080, unit="TCP port", doc="Port of its page; 0: any free one."
@@ -68,6 +80,8 @@ def read_sandbox(node: Node, reporter: Reporter) -> SandboxSection:
     read = read_section(SandboxSection, node, reporter)
     if read.mqtt_port and read.mqtt_port == read.http_port:
         reporter.fault(node.member("httpPort") or node, "must differ from mqttPort")
+    if (read.certificate is None) != (read.private_key is None):
+        reporter.fault(node, "certificate and privateKey are given together or not at all")
     folder = reporter.data_dir / read.folder
     token_file = folder / "token" if node.member("tokenFile") is None else reporter.data_dir / read.token_file
     return changed(read, folder=folder, token_file=token_file)

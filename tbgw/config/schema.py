@@ -101,7 +101,7 @@ CONNECTOR_FILE_INERT: Mapping[str, str] = {
     **dict.fromkeys(
         ("id", "configVersion", "mode", "ts"), "without effect: only ThingsBoard's page of the gateway uses it"
     ),
-    **dict.fromkeys(("logLevel", "enableRemoteLogging"), NOT_YET),
+    **dict.fromkeys(("logLevel", "enableRemoteLogging"), "read by the gateway, and not by the connector"),
 }
 """Keys at the top of every connector's file, as the reference and the page in ThingsBoard write them."""
 

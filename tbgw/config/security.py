@@ -15,13 +15,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 from tbgw.config.document import Node
 from tbgw.config.findings import Reporter
-from tbgw.config.settings import certificate, changed, config_section, flag, one_of, secret, setting, text
+from tbgw.config.settings import certificate, changed, config_section, flag, integer, one_of, secret, setting, text
 from tbgw.config.values import Refused, Secret, ca_fault, is_world_readable, key_pair_fault, read_bytes, read_text
 
 TYPES = ("accessToken", "usernamePassword", "tlsAccessToken", "x509Certificate")
@@ -35,7 +33,7 @@ _KEYS_BY_TYPE = {
     "usernamePassword": ("username", "password", "passwordFile"),
     "x509Certificate": ("privateKey", "cert"),
 }
-_NO_TOKEN = re.compile(r"(?:put|insert|enter|your|my|the|tb|gw|gateway|device|access)*token(?:here)?|changeme|x+")
+NO_TOKEN = re.compile(r"(?:put|insert|enter|your|my|the|tb|gw|gateway|device|access)*token(?:here)?|changeme|x+")
 _NO_LOGIN = re.compile(r"(?:put|insert|enter)?your(?:mqtt)?(?:user|password|username|login)(?:here)?|changeme")
 """Placeholders, in lower case and without what is between the words."""
 
@@ -81,9 +79,21 @@ class Security:
     )
     insecure: bool = flag("insecure", default=False, doc="The reference's switch for not verifying; not obeyed.")
 
-    INERT: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("checkCertPeriod", "certificateDaysLeft"),
-        "without effect: the gateway never replaces its own key and certificate",
+    certificate_check_seconds: int = integer(
+        "checkCertPeriod",
+        minimum=60,
+        maximum=31 * 86_400,
+        default=86_400,
+        unit="seconds",
+        doc="How often the gateway looks when its own certificate expires.",
+    )
+    certificate_days_left: int = integer(
+        "certificateDaysLeft",
+        minimum=1,
+        maximum=365,
+        default=30,
+        unit="days",
+        doc="So long before that it is renewed where that is possible, and said loudly where it is not.",
     )
 
 
@@ -115,17 +125,25 @@ _NO_CREDENTIALS = (
 )
 
 
-def report_no_security(thingsboard: Node, provisioning: bool, reporter: Reporter) -> None:
+def report_no_security(thingsboard: Node, reporter: Reporter) -> None:
     """The fault of a configuration without a security section."""
-    if provisioning:
-        reporter.missing(
-            thingsboard,
-            "security",
-            "is missing, and provisioning has no effect in this version: create the gateway device in ThingsBoard and "
-            "give its accessToken here",
-        )
-    else:
-        reporter.missing(thingsboard, "security", f"is missing: {_NO_CREDENTIALS}")
+    reporter.missing(thingsboard, "security", f"is missing: {_NO_CREDENTIALS}, or let ThingsBoard provision them")
+
+
+def says_who_we_are(node: Node | None) -> Node | None:
+    """The first key of a security section that is a credential; None when it has none."""
+    if node is None:
+        return None
+    for key in ("accessToken", "accessTokenFile", "cert", "privateKey", "username", "password", "passwordFile"):
+        child = node.member(key)
+        if child is not None and child.value != "":
+            return child
+    return None
+
+
+def settle_link(security: Security, node: Node, port: int, implied: str, reporter: Reporter) -> Security:
+    """As `settle_security`, where credentials are provisioned: TLS alone. `implied`: what means TLS besides."""
+    return _settle_tls(security, node, port, reporter, implied)
 
 
 def _type_by_keys(node: Node) -> str:
@@ -154,13 +172,13 @@ def _settle_token(security: Security, node: Node, sandbox_file: Path | None, rep
     elif literal is not None and file is not None:
         reporter.fault(file, "give accessToken or accessTokenFile, not both")
     elif literal is not None and security.access_token is not None:
-        _check_placeholder(security.access_token, _NO_TOKEN, literal, reporter)
+        check_placeholder(security.access_token, NO_TOKEN, literal, reporter)
     elif file is not None and security.access_token_file is not None:
         path = security.access_token_file
         own = sandbox_file is not None and os.path.abspath(path) == os.path.abspath(sandbox_file)
         if own and not path.exists():
             return security
-        return changed(security, access_token=_secret_from_file(path, _NO_TOKEN, file, reporter))
+        return changed(security, access_token=_secret_from_file(path, NO_TOKEN, file, reporter))
     return security
 
 
@@ -172,9 +190,9 @@ def _settle_password(security: Security, node: Node, reporter: Reporter) -> Secu
     elif file is not None and security.password_file is not None:
         security = changed(security, password=_secret_from_file(security.password_file, _NO_LOGIN, file, reporter))
     elif literal is not None and security.password is not None:
-        _check_placeholder(security.password, _NO_LOGIN, literal, reporter)
+        check_placeholder(security.password, _NO_LOGIN, literal, reporter)
     if username is not None and security.username is not None:
-        _check_placeholder(Secret(security.username), _NO_LOGIN, username, reporter)
+        check_placeholder(Secret(security.username), _NO_LOGIN, username, reporter)
     if username is None and not security.client_id:
         reporter.missing(node, "username", "is missing: type usernamePassword needs username, clientId or both")
     if username is None and (literal is not None or file is not None):
@@ -192,8 +210,9 @@ def _check_certificate(security: Security, node: Node, reporter: Reporter) -> No
             reporter.fault(node.member("cert") or node, fault)
 
 
-def _settle_tls(security: Security, node: Node, port: int, reporter: Reporter) -> Security:
+def _settle_tls(security: Security, node: Node, port: int, reporter: Reporter, implied: str = "") -> Security:
     causes = (
+        (bool(implied), implied),
         (security.type in ("tlsAccessToken", "x509Certificate"), f"type {security.type}"),
         (node.member("caCert") is not None, "caCert"),
         (port == TLS_PORT, f"port {TLS_PORT}"),
@@ -229,11 +248,12 @@ def _secret_from_file(path: Path, placeholder: re.Pattern[str], node: Node, repo
         return None
     if is_world_readable(path):
         reporter.warning(node, "everybody on this machine can read that file; chmod o-r it")
-    _check_placeholder(found, placeholder, node, reporter)
+    check_placeholder(found, placeholder, node, reporter)
     return found
 
 
-def _check_placeholder(value: Secret, placeholder: re.Pattern[str], node: Node, reporter: Reporter) -> None:
+def check_placeholder(value: Secret, placeholder: re.Pattern[str], node: Node, reporter: Reporter) -> None:
+    """A fault when it is empty, a template, or a word that stands for the real one (P-01)."""
     plain = value.reveal()
     if not plain.strip():
         reporter.fault(node, "is empty")

@@ -80,7 +80,7 @@ def setting(
     return dataclasses.field(default=default, metadata={"setting": Setting(keys, read, doc, unit, later, instead)})
 
 
-def flag(*keys: str, default: bool, doc: str, later: str = "") -> Any:
+def flag(*keys: str, default: bool | None, doc: str, later: str = "") -> Any:
     """true or false. One without effect is named only when it is on: what is off asks for nothing."""
     return setting(*keys, read=read_flag(later), doc=doc, default=default)
 

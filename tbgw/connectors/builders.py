@@ -6,7 +6,8 @@ It is also how a single connector is made anew while the gateway runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,20 @@ class Surroundings:
     """What the connectors of one type have in common, by a name of the type's own."""
 
 
+@contextmanager
+def _packages_of(name: str, extra: str) -> Iterator[None]:
+    """Around the imports for a connector: a package that is not installed is said with the way to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package == "tbgw":
+            raise
+        raise ConfigurationError(
+            [f"connector {name}: needs the Python package {package}; pip install 'tbgw[{extra}]' brings it"]
+        ) from None
+
+
 def _socket(name: str, config: Any, surroundings: Surroundings) -> IConnector:
     from tbgw.connectors.socket.connector import SocketConnector
 
@@ -68,17 +83,10 @@ def _socket(name: str, config: Any, surroundings: Surroundings) -> IConnector:
 
 
 def _ocpp(name: str, config: Any, surroundings: Surroundings) -> IConnector:
-    try:
+    with _packages_of(name, "ocpp"):
         from tbgw.connectors.ocpp.connector import OCPPConnector
         from tbgw.connectors.ocpp.ledger import Ledger
         from tbgw.connectors.ocpp.reports import StationReports
-    except ModuleNotFoundError as missing:
-        package = (missing.name or "").partition(".")[0]
-        if package == "tbgw":
-            raise
-        raise ConfigurationError(
-            [f"connector {name}: needs the Python package {package}; pip install 'tbgw[ocpp]' brings it"]
-        ) from None
 
     store_thread = surroundings.spool.run_in_store_thread
     ledger = surroundings.shared.get("ocpp ledger")
@@ -111,5 +119,40 @@ def _ocpp(name: str, config: Any, surroundings: Surroundings) -> IConnector:
     )
 
 
-BUILDERS: Mapping[str, Callable[[str, Any, Surroundings], IConnector]] = {"socket": _socket, "ocpp": _ocpp}
+def _xmpp(name: str, config: Any, surroundings: Surroundings) -> IConnector:
+    with _packages_of(name, "xmpp"):
+        from tbgw.connectors.xmpp.connector import XMPPConnector
+        from tbgw.connectors.xmpp.link import XMPPLink
+
+    devices = [
+        (
+            device,
+            Device(
+                device.name,
+                device.profile,
+                name,
+                "xmpp",
+                resolve(surroundings.report, config.report, device.report, device.timeseries, device.attributes),
+            ),
+        )
+        for device in config.devices
+    ]
+    return XMPPConnector(
+        name,
+        devices,
+        XMPPLink(name, config.server, surroundings.events, surroundings.reactor),
+        config.server.plugins,
+        surroundings.ingest,
+        surroundings.events,
+        surroundings.reactor,
+        surroundings.now_ms,
+        config.max_devices,
+    )
+
+
+BUILDERS: Mapping[str, Callable[[str, Any, Surroundings], IConnector]] = {
+    "socket": _socket,
+    "ocpp": _ocpp,
+    "xmpp": _xmpp,
+}
 """Connector type to what makes one of its name and configuration, which the type's own `parse` gave."""

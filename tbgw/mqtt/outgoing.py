@@ -149,6 +149,11 @@ class Outgoing:
         return self._window
 
     @property
+    def last_received_seconds(self) -> float:
+        """When something came last; at a server a whole packet."""
+        return self._timers.last_received
+
+    @property
     def ignored_acknowledgements(self) -> int:
         """How many acknowledgements came for ids that were not in flight."""
         return self._exchanges.ignored

@@ -132,6 +132,11 @@ class _MQTTProtocol(Protocol):
         return self._connection.unsent_bytes
 
     @property
+    def last_received_seconds(self) -> float:
+        """When something came last, by the clock; at a server a whole packet, so that a PINGREQ counts."""
+        return self._connection.last_received_seconds
+
+    @property
     def ignored_acknowledgements(self) -> int:
         """How many acknowledgements came for ids that were not in flight."""
         return self._connection.ignored_acknowledgements

@@ -65,6 +65,33 @@ class Announcements:
         self.done.discard(name)
         self.waiting.pop(name, None)
 
+    def begin_anew(self, name: str, end: bool) -> None:
+        """
+        The device's own session in ThingsBoard is over; with `end` it is ended first. Commands reach the device again
+        once it is announced.
+        """
+        if name in self.done and self._registry.is_present(name):
+            if end:
+                self._uplink.publish(topics.DISCONNECT, payloads.disconnect(name)).addErrback(_link_down)
+            self.waiting[name] = None
+        self.done.discard(name)
+
+    def moved(self, old: str, new: str | None) -> None:
+        """
+        ThingsBoard calls a device by another name, or has deleted it (None). The session under the old name goes on
+        there until it is ended (spec thingsboard-mqtt, 3.11), and the new one is begun after that.
+        """
+        known = old in self.done or old in self.under_way
+        timer = self.under_way.pop(old, None)
+        if timer is not None:
+            timer.cancel()
+        self.gone(old)
+        if new is None:
+            return
+        if known:
+            self._uplink.publish(topics.DISCONNECT, payloads.disconnect(old)).addErrback(_link_down)
+        self.waiting[new] = None
+
     def cover(self, names: Iterable[str]) -> bool:
         """Whether all of these are announced; those that are not come first, others wait for commands only."""
         if self.done.issuperset(names):
@@ -85,8 +112,8 @@ class Announcements:
             del self.waiting[name]
         return False
 
-    def send_next(self) -> None:
-        """Announce the first in the queue, of which `skip_known` has just said that there is one."""
+    def send_next(self) -> str:
+        """Announce the first in the queue, of which `skip_known` has just said that there is one. Its name."""
         name = next(iter(self.waiting))
         del self.waiting[name]
         session = self._session
@@ -97,6 +124,7 @@ class Announcements:
         answer.addCallbacks(
             lambda code: self._over(session, name, f"reason code {code}" if code >= 0x80 else ""), _link_down
         )
+        return name
 
     def _over(self, session: int, name: str, why: str) -> None:
         if session != self._session or name not in self.under_way:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tbgw.model import Row
-from tbgw.pipeline.suspicion import Case, Suspicion
+from tbgw.pipeline.suspicion import DEVICE_DELETED, Case, Suspicion
 from tbgw.thingsboard.payloads import Part
 
 RETRY_CODES = frozenset({0x80, 0x83, 0x97})
@@ -46,7 +46,7 @@ REFUSED = "refused"
 RETRIES_EXHAUSTED = "retries_exhausted"
 TOO_LARGE = "too_large"
 UNREADABLE = "unreadable"
-REASONS = (CLOSES_SESSION, NEVER_ACKNOWLEDGED, REFUSED, RETRIES_EXHAUSTED, TOO_LARGE, UNREADABLE)
+REASONS = (CLOSES_SESSION, DEVICE_DELETED, NEVER_ACKNOWLEDGED, REFUSED, RETRIES_EXHAUSTED, TOO_LARGE, UNREADABLE)
 """All reasons that delivery gives in the dead letters; the store adds none but `unreadable`."""
 
 
@@ -61,6 +61,7 @@ class Examination:
         self._taken = False
         """Whether ThingsBoard took data in this session, since it last refused some."""
         self._probes = 0
+        self._moves: list[tuple[str, str | None]] = []
 
     def session_begins(self) -> None:
         """Nothing was taken in this session yet."""
@@ -180,6 +181,18 @@ class Examination:
         if self.case is not None and self.case.row.seq <= last_seq:
             self.case = None
         self.suspicion.forget(last_seq)
+
+    def moved(self, old: str, new: str | None) -> None:
+        """A device is called otherwise, or was deleted (None)."""
+        if self.case is not None:
+            self._moves.append((old, new))
+
+    def settle_names(self) -> None:
+        """Nothing is in flight: the row under examination may follow the changes of names."""
+        moves, self._moves = self._moves, []
+        for old, new in moves:
+            if self.case is not None and old in self.case.row.devices:
+                self.case.moved(old, new)
 
     def probe_device(self, announced: Collection[str], part: Part, now: float) -> str:
         """

@@ -36,7 +36,9 @@ from tbgw.errors import LinkDown
 from tbgw.interfaces import IDropListener, ISpool, IUplink, IUplinkListener
 from tbgw.internal_events import Event, Events
 from tbgw.model import Row, SessionLimits
+from tbgw.pipeline.activity import ChildSessions
 from tbgw.pipeline.announcements import Announcements
+from tbgw.pipeline.cutting import Uncuttable, cut, named
 from tbgw.pipeline.devices import DeviceRegistry
 from tbgw.pipeline.examination import (
     BLAMES,
@@ -44,8 +46,6 @@ from tbgw.pipeline.examination import (
     REFUSED,
     RETRIES_EXHAUSTED,
     RETRY_CODES,
-    TOO_LARGE,
-    UNREADABLE,
     Examination,
 )
 from tbgw.pipeline.inflight import PROBE_SEQ, InFlight, Sent
@@ -60,6 +60,7 @@ from tbgw.pipeline.internal_events import (
 )
 from tbgw.pipeline.ratelimit import SHARE, Budget
 from tbgw.pipeline.ready import Ready
+from tbgw.pipeline.renaming import Following, Renaming
 from tbgw.thingsboard import payloads, topics
 from tbgw.thingsboard.payloads import Piece
 
@@ -116,6 +117,7 @@ class Forwarder:
         message_received: Callable[[str, bytes], None] = lambda topic, payload: None,
         combine: Callable[[SessionLimits], SessionLimits] = lambda limits: limits,
         backlog_share: float = 1.0,
+        renaming: Renaming | None = None,
     ) -> None:
         self._spool = spool
         self._uplink = uplink
@@ -134,7 +136,10 @@ class Forwarder:
         self._max_devices = self._max_points = sys.maxsize
         """Most that one publish may hold: what a rate limit lets through at once."""
         self._budget = Budget(SessionLimits(), 0.0)
-        self._ready = Ready(spool, self._fetched)
+        self._renaming = renaming
+        followed = Following(renaming, spool, events, self._delivered, self._bury) if renaming is not None else None
+        self._sessions: ChildSessions | None = None
+        self._ready = Ready(spool, self._fetched, followed.current if followed is not None else _as_it_is)
         self._backlog_seq = 0
         """Rows up to this one count as backlog: they were there before the session, or piled up beyond memory."""
         self._flight = InFlight()
@@ -204,6 +209,37 @@ class Forwarder:
         """Rows that are sent and not acknowledged."""
         return len(self._flight.unanswered())
 
+    def moved(self, old: str, new: str | None) -> None:
+        """
+        ThingsBoard calls a device by another name, or has deleted it (None), and `renaming` knows. From here on nothing
+        leaves under the old name.
+        """
+        self._ready.renew()
+        back = self._flight.moved(self._renaming.name) if self._renaming is not None else []
+        open_row = self._flight.take_open()
+        self._examination.moved(old, new)
+        if self._up:
+            self._announcements.moved(old, new)
+        if self._sessions is not None:
+            self._sessions.gone(old)
+        for row in back:
+            self._come_back(row)
+        if open_row is not None:
+            self._ready.take_back([open_row])
+        self._pump()
+
+    def set_sessions(self, sessions: ChildSessions | None) -> None:
+        """Who keeps the devices' own sessions in ThingsBoard alive from now on; None for nobody."""
+        if self._sessions is not None:
+            self._sessions.clear()
+        self._sessions = sessions
+
+    def refresh(self, name: str, end: bool) -> None:
+        """Begin the device's own session in ThingsBoard anew; `end`: the old one is still there and is ended first."""
+        if self._up and name in self._announcements.done:
+            self._announcements.begin_anew(name, end)
+            self._pump()
+
     # What the spool calls.
 
     def rows_dropped(self, last_seq: int) -> None:
@@ -256,6 +292,8 @@ class Forwarder:
         if self._announcements.under_way and not self._overdue:
             self._budget.drain_messages(self._clock.seconds())
         self._announcements.end()
+        if self._sessions is not None:
+            self._sessions.clear()
         self._cancel_timers()
         self._judge(self._clock.seconds(), code)
         open_row = self._flight.take_open()
@@ -296,6 +334,9 @@ class Forwarder:
             code = payloads.disconnect_reason(payload)
             if code in LIMIT_CLOSES:
                 self._pause(code, now)
+            if name := payloads.disconnected_device(payload):
+                self._announcements.begin_anew(name, False)
+                self._pump()
         self._message_received(topic, payload)
 
     # Sending.
@@ -323,6 +364,8 @@ class Forwarder:
             alone = self._examination.alone(head)
             if alone and (flight.publishes or announcements.under_way):
                 break
+            if alone:
+                self._examination.settle_names()
             if alone and head is not None and flight.open is None and self._examination.case is None:
                 self._examination.suspicion.forget(head.seq - 1)  # dropped, or delivered in another way
             row_waits_to_go = may_send and not flight.returning and self._can_send()
@@ -332,7 +375,9 @@ class Forwarder:
                     self._sleep(wait)
                     may_announce = False
                 else:
-                    announcements.send_next()
+                    name = announcements.send_next()
+                    if self._sessions is not None:
+                        self._sessions.touched((name,))
             elif row_waits_to_go:
                 may_send = self._send_alone(now) if alone and flight.open is None else self._send_next(now)
             else:
@@ -375,6 +420,10 @@ class Forwarder:
             flight.open = None
         if row.topic == topics.DISCONNECT:
             self._announcements.gone(row.devices[0])
+            if self._sessions is not None:
+                self._sessions.gone(row.devices[0])
+        elif self._sessions is not None:
+            self._sessions.touched(row.devices)
         self._publish(sent, row.topic, piece.payload, now)
         return True
 
@@ -403,7 +452,7 @@ class Forwarder:
                 return self._send_next(now)  # it has to go first, or is a suspect that goes as a whole
             row = self._ready.pop()
             examination.begin(row)
-            self._events.emit(RowExamined(topic=row.topic, devices=_named(row)))
+            self._events.emit(RowExamined(topic=row.topic, devices=named(row)))
         case = examination.case
         if case is None:
             return True
@@ -437,7 +486,7 @@ class Forwarder:
         letters = case.dead_letters()
         for letter, reason in letters:
             size = len(letter.payload)
-            self._events.emit(PartBuried(topic=row.topic, reason=reason, devices=_named(letter), size_bytes=size))
+            self._events.emit(PartBuried(topic=row.topic, reason=reason, devices=named(letter), size_bytes=size))
             self._spool.bury(letter, reason)
         self._forget(row)
         if letters and letters[0][0] is row:
@@ -450,23 +499,11 @@ class Forwarder:
         """The row's payload, or several where it was stored under larger limits; None when it went to the dead
         letters."""
         limit = payloads.payload_limit(self._limits, row.topic, max(self._max_payload_bytes, 1))
-        split = _SPLIT.get(row.topic)
-        if split is None or (
-            len(row.payload) <= limit and len(row.devices) <= self._max_devices and row.points <= self._max_points
-        ):
-            return deque((Piece(row.payload, len(row.devices), row.points),))
         try:
-            pieces = split(row.payload, limit, self._max_devices, self._max_points)
-        except ValueError as error:
-            self._bury(row, UNREADABLE, Unsendable(topic=row.topic, why=str(error), devices=_named(row)))
+            return cut(row, limit, self._max_devices, self._max_points)
+        except Uncuttable as error:
+            self._bury(row, error.reason, Unsendable(topic=row.topic, why=str(error), devices=named(row)))
             return None
-        longest = max([len(piece.payload) for piece in pieces], default=0)
-        if pieces and longest <= limit:
-            return deque(pieces)
-        # Rare twice over: a single value that fitted under the limit of its time and does not fit now.
-        why = f"a value in it makes {longest} bytes, and {limit} is the limit" if pieces else "it is empty"
-        self._bury(row, TOO_LARGE, Unsendable(topic=row.topic, why=why, devices=_named(row)))
-        return None
 
     def _acknowledged(self, code: int, session: int, sent: Sent) -> None:
         flight = self._flight
@@ -509,7 +546,7 @@ class Forwarder:
             if sent.code == 0x99 and payloads.parts(row.topic, row.payload):
                 self._examine(row)
             else:
-                self._bury(row, REFUSED, Refused(topic=row.topic, code=sent.code, devices=_named(row)))
+                self._bury(row, REFUSED, Refused(topic=row.topic, code=sent.code, devices=named(row)))
         for through in flight.release():
             self._delivered(through)
 
@@ -557,7 +594,7 @@ class Forwarder:
         elif strikes >= (STRIKES if code == 0x83 else TRIES):
             self._explained_at = now
             reason = REFUSED if code == 0x83 else RETRIES_EXHAUSTED
-            self._bury(row, reason, Refused(topic=row.topic, code=code, devices=_named(row)))
+            self._bury(row, reason, Refused(topic=row.topic, code=code, devices=named(row)))
             self._examination.suspicion.condemn(row.devices, reason, now)
             return
         else:
@@ -634,7 +671,7 @@ class Forwarder:
             self._examination.due.add(row.seq)
             return
         self._flight.remove(sent)
-        never = NeverAcknowledged(topic=row.topic, times=strikes, devices=_named(row))
+        never = NeverAcknowledged(topic=row.topic, times=strikes, devices=named(row))
         self._bury(row, NEVER_ACKNOWLEDGED, never)
 
     def _cancel_timers(self) -> None:
@@ -650,17 +687,10 @@ class Forwarder:
             self._tell_if_idle()
 
 
-_SPLIT = {topics.TELEMETRY: payloads.split_telemetry, topics.ATTRIBUTES: payloads.split_attributes}
-"""What can be cut into parts, and how."""
+def _as_it_is(row: Row) -> Row:
+    return row
 
 
 def _link_down(failure: Failure) -> None:
     """What was in flight was put back when the session ended; the failed Deferred says the same once more."""
     failure.trap(LinkDown)
-
-
-def _named(row: Row) -> str:
-    """The row's devices, for a log line: the first few, and how many more."""
-    shown = ", ".join(repr(name) for name in row.devices[:3])
-    return f"{shown} and {len(row.devices) - 3} more" if len(row.devices) > 3 else shown
-

@@ -11,6 +11,7 @@ such a row, come back with it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from tbgw.model import Row
 from tbgw.thingsboard.payloads import Piece
@@ -117,6 +118,29 @@ class InFlight:
             if later.done:
                 self.held_bytes -= len(later.row.payload)
             back.append(later.row)
+        return back
+
+    def moved(self, name: Callable[[str, int], str | None]) -> list[Row]:
+        """
+        Devices have other names now; `name(old, seq)` gives them. What is in flight speaks of both from now on. A row
+        of which a part is still to be published must be sent anew, as a whole: it is returned, or comes when its
+        PUBACKs do.
+        """
+        back = []
+        for _, sent in sorted(self.sent.items()):
+            row = sent.row
+            now = [current for old in row.devices if (current := name(old, row.seq)) is not None]
+            if tuple(now) == row.devices:
+                continue
+            sent.row = row._replace(devices=tuple(dict.fromkeys([*row.devices, *now])))
+            if sent.unsent:
+                self.unsend(sent)
+                if not sent.waiting:
+                    self.remove(sent)
+                    back.append(sent.row)
+                elif not sent.again:
+                    sent.again = True
+                    self.returning += 1
         return back
 
     def take_open(self) -> Row | None:

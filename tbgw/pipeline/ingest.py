@@ -15,7 +15,9 @@ costs no Deferred: 60,000 readings a second leave 16 us for each, all told.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -27,6 +29,7 @@ from tbgw.errors import StoreError
 from tbgw.interfaces import IIngest, IPausable, IPressureListener, IReceipt, ISpool
 from tbgw.internal_events import Events
 from tbgw.model import Device, Draft, Reading, Row, Value
+from tbgw.pipeline.activity import Activity
 from tbgw.pipeline.devices import DeviceRegistry
 from tbgw.pipeline.internal_events import (
     DeviceDenied,
@@ -88,7 +91,7 @@ def _usable(values: Mapping[str, Value]) -> dict[str, Value]:
     return usable
 
 
-_DENIED, _UNNAMEABLE, _PASSES, _REPORTS = 1, 2, 3, 4
+_DENIED, _UNNAMEABLE, _PASSES, _REPORTS, _RENAMED = 1, 2, 3, 4, 5
 
 REGISTRY_SECONDS = 10.0
 """How long the file of known devices may be behind on who is connected. A write is the whole file, with two fsyncs."""
@@ -125,6 +128,7 @@ class Ingest:
         self._appended = appended
         self._link_idle = link_idle
         self._allows = allows
+        self._activity: Activity | None = None
         self._report = ReportFilter(self._not_remembered)
         self._registry_timer: IDelayedCall | None = None
         self._report_timer: IDelayedCall | None = None
@@ -133,10 +137,14 @@ class Ingest:
         self._last_flush = float("-inf")
         self._ways: dict[Device, int] = {}
         """The way that each Device's readings take; absent for one that has not spoken yet."""
+        self._aliases: dict[Device, Device] = {}
+        """The same device under the name that it has in ThingsBoard, where that is another."""
         self._sources: dict[IPausable, None] = {}
         self._paused = False
         self.readings = 0
         """Readings that connectors handed in."""
+        self.readings_of: Counter[str] = Counter()
+        """The same by connector, of devices that may pass."""
 
     # What connectors call.
 
@@ -145,6 +153,13 @@ class Ingest:
         self.readings += 1
         device = reading.device
         way = self._ways.get(device) or self._admit(device)
+        if way == _RENAMED:
+            original, device = device.name, self._aliases[device]
+            reading = reading._replace(device=device)
+            way = self._ways.get(device) or self._begin(device, original)
+        self.readings_of[device.connector] += 1
+        if self._activity is not None:
+            self._activity.spoke(device)
         if way != _PASSES:
             if way != _REPORTS:
                 return self._refuse(device, way)
@@ -157,9 +172,19 @@ class Ingest:
 
     def disconnected(self, device: Device) -> None:
         """See `IIngest.disconnected`."""
+        self._ways.pop(device, None)
+        if (name := self._registry.name_of(device.name)) != device.name:
+            alias = self._aliases.pop(device) if device in self._aliases else None
+            device = alias or replace(device, name=name)
+        self._depart(device)
+
+    def _depart(self, device: Device) -> None:
+        """Tell ThingsBoard that a device, under the name that it has there, is gone."""
+        self._ways.pop(device, None)
         for reading in self._report.gone(device):
             self._pack(reading)
-        self._ways.pop(device, None)
+        if self._activity is not None:
+            self._activity.gone(device.name)
         if device.name not in self._registry or self._registry.connector(device.name) != device.connector:
             return  # never seen, or it speaks through another connector now
         self.flush()
@@ -194,6 +219,39 @@ class Ingest:
             self._events.emit(SourcesResumed(sources=len(self._sources)))
             for source in list(self._sources):
                 source.resume_reading()
+
+    # What notices of ThingsBoard bring.
+
+    def leave(self, name: str) -> None:
+        """
+        ThingsBoard has another name for the device that it called `name`, or has deleted it. What was accepted is
+        handed to the spool under this name; what comes next is looked at anew, once the registry knows.
+        """
+        for device in [device for device in self._ways if device.name == name]:
+            for reading in self._report.gone(device):
+                self._pack(reading)
+            self._report.forget(device)
+            del self._ways[device]
+        for own in [own for own, device in self._aliases.items() if device.name == name]:
+            del self._aliases[own]
+            self._ways.pop(own, None)
+        if self._activity is not None:
+            self._activity.gone(name)
+        self.flush()
+
+    def silent(self, device: Device) -> None:
+        """It has not spoken for too long: for ThingsBoard it is gone until it does. `device` is as `accept` saw it."""
+        self._depart(device)
+
+    def set_activity(self, activity: Activity | None) -> None:
+        """Who is told from now on when devices speak and go; None when nobody wants to know."""
+        self._activity = activity
+
+    def set_filter(self, allows: Callable[[str, str], bool]) -> None:
+        """Another filter holds from now on; `allows(connector, device)`."""
+        self._allows = allows
+        self._ways.clear()
+        self._aliases.clear()
 
     # What the builder and the forwarder call.
 
@@ -241,14 +299,25 @@ class Ingest:
     def _admit(self, device: Device) -> int:
         if len(self._ways) >= 100_000:  # devices may be made from messages: what is remembered must not grow for ever
             self._ways.clear()
+            self._aliases.clear()
         if not self._allows(device.connector, device.name):
             self._ways[device] = _DENIED
             return _DENIED
+        name = self._registry.name_of(device.name)
+        if name == device.name:
+            return self._begin(device, device.name)
+        alias = self._aliases[device] = replace(device, name=name)
+        self._begin(alias, device.name)
+        self._ways[device] = _RENAMED
+        return _RENAMED
+
+    def _begin(self, device: Device, original: str) -> int:
+        """It speaks for the first time, under the name that it has in ThingsBoard."""
         if not payloads.is_device_name(device.name):
             self._ways[device] = _UNNAMEABLE
             return _UNNAMEABLE
         way = self._ways[device] = _PASSES if device.report.passes_all else _REPORTS
-        if self._registry.seen(device):
+        if self._registry.seen(device, original):
             # What the reference adds on first sight; ThingsBoard's gateway pages count devices by it.
             details = {"connectorType": device.connector_type, "connectorName": device.connector}
             self._pack(Reading(device, (), details))

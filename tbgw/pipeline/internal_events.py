@@ -263,3 +263,33 @@ class MessageIgnored(Event):
     counter = "downlink_ignored"  # not split by topic: with a plain broker strangers choose that, without end
     limited = True
     text = "a message on {topic} is of no use here"
+
+
+@dataclass(frozen=True)
+class DeviceRenamed(Event):
+    """ThingsBoard says that a device has another name now."""
+
+    old: str
+    new: str
+    counter = "devices_renamed"
+    text = "ThingsBoard renamed device {old!r} to {new!r}; its data and commands follow"
+
+
+@dataclass(frozen=True)
+class DeviceDeleted(Event):
+    """ThingsBoard says that a device was deleted."""
+
+    device: str
+    level = LogLevel.warn
+    counter = "devices_deleted"
+    text = "ThingsBoard deleted device {device!r}; what was stored of it goes to the dead letters"
+
+
+@dataclass(frozen=True)
+class DeviceSilent(Event):
+    """A device did not speak for longer than `inactivityTimeoutSeconds`."""
+
+    device: str
+    counter = "devices_silent"
+    limited = True
+    text = "device {device!r} has been silent for too long; ThingsBoard is told that it is disconnected"

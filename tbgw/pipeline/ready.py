@@ -26,11 +26,15 @@ FETCH_BYTES = 1024 * 1024
 
 
 class Ready:
-    """The queue. `fetched` is called when the store was read."""
+    """
+    The queue. `fetched` is called when the store was read; `current` gives a row as it has to be sent now, or None when
+    it has not to be sent any more.
+    """
 
-    def __init__(self, spool: ISpool, fetched: Callable[[], None]) -> None:
+    def __init__(self, spool: ISpool, fetched: Callable[[], None], current: Callable[[Row], Row | None]) -> None:
         self._spool = spool
         self._told = fetched
+        self._current = current
         self.rows: deque[Row] = deque()
         self.bytes = 0
         """Size of their payloads."""
@@ -69,10 +73,15 @@ class Ready:
 
     def take_back(self, rows: Iterable[Row]) -> None:
         """Rows that have to be sent again go in front, in their order among what is there."""
-        for row in sorted(rows, reverse=True):
+        for row in sorted([now for row in rows if (now := self._current(row)) is not None], reverse=True):
             place = next((place for place, other in zip(count(), self.rows) if other.seq > row.seq), len(self.rows))
             self.rows.insert(place, row)
             self.bytes += len(row.payload)
+
+    def renew(self) -> None:
+        """What `current` says has changed."""
+        self.rows = deque([now for row in self.rows if (now := self._current(row)) is not None])
+        self.bytes = sum([len(row.payload) for row in self.rows])
 
     def drop(self, last_seq: int) -> None:
         """The store dropped all rows up to this one."""
@@ -92,9 +101,12 @@ class Ready:
     def _fetched(self, rows: list[Row], known: int) -> None:
         self._fetching = False
         for row in rows:
-            if row.seq > self._tail_seq:  # some may have been dropped for room meanwhile
-                self.rows.append(row)
-                self.bytes += len(row.payload)
+            if row.seq <= self._tail_seq:
+                continue  # dropped for room meanwhile
+            now = self._current(row)
+            if now is not None:
+                self.rows.append(now)
+                self.bytes += len(now.payload)
         self._tail_seq = max(self._tail_seq, rows[-1].seq if rows else known)
         self.lagging = self._tail_seq < self._spool.last_seq
         self._told()

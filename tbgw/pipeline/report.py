@@ -367,6 +367,12 @@ class ReportFilter:
             state.gone = True
         return _unsent(states)
 
+    def forget(self, device: Device) -> None:
+        """Its next values are the first again: ThingsBoard has none of them."""
+        for state in list(self._devices.get(device.name, {}).values()):
+            state.gone = True
+            self._forget(state)
+
 
 def _unsent(states: Iterable[_Key]) -> Iterator[Reading]:
     together = _Together()

@@ -39,6 +39,9 @@ MEMORY_SECONDS = 3600.0
 MOST_CLOSES_NEEDED = 20
 """Closes on one part that are proof enough on any link."""
 
+DEVICE_DELETED = "device_deleted"
+"""The reason in the dead letters for what was stored of a device before it was deleted in ThingsBoard."""
+
 CHANCE = 1e-5
 """How likely it may be that what looks like a culprit is a row of chances."""
 
@@ -189,6 +192,25 @@ class Case:
         self.bad.append((part, reason))
         self.closes = self.refusals = 0
         return part
+
+    def moved(self, old: str, new: str | None) -> None:
+        """The parts that are still to be sent, under a device's new name; without it when it was deleted."""
+        todo, self.todo = self.todo, deque()
+        for part in todo:
+            if old not in part.devices:
+                self.todo.append(part)
+            elif new is not None:
+                payload = payloads.renamed(self.row.topic, part.payload, {old: new})
+                devices = tuple([new if name == old else name for name in part.devices])
+                self.todo.append(Part(payload, devices, part.points))
+            else:
+                payload, taken = payloads.separated(self.row.topic, part.payload, frozenset([old]))
+                self.bad += [(letter, DEVICE_DELETED) for letter in taken.values()]
+                if payload:
+                    devices = tuple([name for name in part.devices if name != old])
+                    self.todo.append(Part(payload, devices, part.points))
+        left = [new if name == old else name for name in self.row.devices]
+        self.row = self.row._replace(devices=tuple([name for name in left if name is not None]))
 
     def dead_letters(self) -> list[tuple[Row, str]]:
         """What is to be buried, once nothing is left to do: the row itself when nothing of it was taken."""

@@ -15,7 +15,8 @@ class SandboxReady(Event):
 
     address: str
     port: int
-    text = "the sandbox takes MQTT on {address}:{port}"
+    how: str
+    text = "the sandbox takes {how} on {address}:{port}"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,17 @@ class PublishRefused(Event):
     label = "verdict"
     limited = True
     text = "a message of {device!r} on {topic!r} was not accepted: {verdict}"
+
+
+@dataclass(frozen=True)
+class RateLimitMet(Event):
+    """A device, or a gateway's children, sent more than the limits allow."""
+
+    device: str
+    level = LogLevel.warn
+    counter = "sandbox_rate_limits_met"
+    limited = True
+    text = "{device!r} went over its rate limit"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,14 @@ class Verdict(Enum):
     """A device could not be created because there are too many."""
     NOT_CREATED = "not_created"
     """A device could not be created for another reason, e.g. its name."""
+    LIMITED = "limited"
+    """A device went over a rate limit."""
+    GATEWAY_LIMITED = "gateway_limited"
+    """The children of a gateway went over a rate limit."""
+    NOT_PROVISIONING = "not_provisioning"
+    """Another topic than `/provision/request` in a session that has no other."""
+    OTA_ERROR = "ota_error"
+    """A chunk that cannot be had: the error is told on `v2/fw/error` instead of a PUBACK."""
 
 
 class Action(NamedTuple):
@@ -55,6 +63,10 @@ _ACTIONS: dict[Verdict, tuple[Action, Action, Action, Action]] = {
     Verdict.GATEWAY_BAD_ELEMENT: (Action(0x99, None), _STAY_SILENT, Action(None, 0x99), Action(None, 0x99)),
     Verdict.QUOTA: (Action(0x97, None), _STAY_SILENT, Action(0, None), _STAY_SILENT),
     Verdict.NOT_CREATED: (Action(0x80, None), _STAY_SILENT, Action(0, None), _STAY_SILENT),
+    Verdict.LIMITED: (Action(None, 0x83), Action(None, 0x83), Action(None, 0x83), Action(None, 0x83)),
+    Verdict.GATEWAY_LIMITED: (Action(0x97, 0x83), Action(None, 0x83), Action(0, 0x83), Action(None, 0x83)),
+    Verdict.NOT_PROVISIONING: (Action(0x90, 0x90), Action(None, 0x90), Action(0, 0x90), Action(None, 0x90)),
+    Verdict.OTA_ERROR: (Action(None, 0x83), Action(None, 0x83), Action(None, 0x83), Action(None, 0x83)),
 }
 
 
@@ -77,6 +89,7 @@ class Refusal(Enum):
     CLIENT_IDENTIFIER = (0x85, 2)
     NOT_AUTHORISED = (0x87, 5)
     UNAVAILABLE = (0x88, 3)
+    RATE_EXCEEDED = (0x9F, 3)
 
     def code(self, protocol_version: int) -> int:
         """The code that CONNACK bears in this version."""

@@ -2,26 +2,37 @@
 
 What holds between two calls:
 
-- A device is found by its name and never forgotten; the first one with credentials is the gateway itself.
+- A device is found by its present name; the first one with credentials is the gateway itself.
 - A device has at most one MQTT session of its own and is a child of at most one gateway session; the newer wins.
 - Everything that has to be kept is noted in `Changes`, which the caller takes away and writes down before it
-  acknowledges anything. Ids of devices and series are given out here, so the store never has to look one up.
+  acknowledges anything, and before it sends any of the `pushes`. Ids of devices and series are given out here, so the
+  store never has to look one up.
 - Devices, series and the room for long values are bounded; what goes over is refused as ThingsBoard refuses it
   (devices) or left out and counted (`values_left_out`).
 
-What a PUBLISH does is told in `api`, how its outcome is said on the wire in `outcomes`.
+What a PUBLISH does is told in `api`, how its outcome is said on the wire in `outcomes`; what an operator does, in
+`control`; calls to devices are in `rpc`.
 """
 
 from __future__ import annotations
 
-import hmac
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from tbgw.sandbox import credentials as book
+from tbgw.sandbox import ota, profiles
+from tbgw.sandbox.credentials import Credentials, CredentialsBook
+from tbgw.sandbox.devices import Changes, Device, Push, Series, Session, Snapshot, StoredDevice
 from tbgw.sandbox.outcomes import FILTER_REFUSED, NO_SUBSCRIPTION_EXISTED, Refusal, refusal
-from tbgw.sandbox.values import MAX_KEY_CHARS, Stored, TimedValues, plain
+from tbgw.sandbox.ratelimits import SESSION_LIMITS, RateLimited, RateLimits
+from tbgw.sandbox.rpc import Calls
+from tbgw.sandbox.values import MAX_KEY_CHARS, Stored, TimedValues, plain, stored_values
+from tbgw.thingsboard import payloads, topics
+
+__all__ = ["Changes", "Device", "Platform", "Push", "SandboxLimits", "Series", "Session", "Snapshot", "StoredDevice"]
 
 MAX_NAME_CHARS = 255
 """The longest name of a device or profile that ThingsBoard takes."""
@@ -42,20 +53,15 @@ _SUBSCRIBABLE = frozenset(
     ]
 )  # section 2.8: exact strings, not patterns
 
-_NO_RATE_LIMITS: Mapping[str, str | None] = {
-    "messages": None,
-    "telemetryMessages": None,
-    "telemetryDataPoints": None,
-}
+_ATTRIBUTE_UPDATES = frozenset(["v1/devices/me/attributes", "v2/a", "v2/a/j"])
+_RPC_REQUESTS = frozenset(["v1/devices/me/rpc/request/+", "v2/r/req/+", "v2/r/req/j/+"])
+"""Without the protobuf ones: nothing would be sent there."""
 
-SESSION_LIMITS: Mapping[str, Any] = {
-    "maxPayloadSize": 65536,
-    "maxInflightMessages": 100,
-    "rateLimits": _NO_RATE_LIMITS,
-    "gatewayRateLimits": _NO_RATE_LIMITS,
-}
-"""What ThingsBoard's default tenant profile announces: its packet size, its queue length, and no rate limits (6.3)."""
+CREDENTIALS_UPDATED = 0x98
+"""Reason code with which the session of a device ends that has other credentials, or is no more."""
 
+NOTICE_EXPIRES_MS = 24 * 3600 * 1000
+"""How long a gateway may be away and still be told that a device was renamed or deleted (3.11)."""
 
 @dataclass(frozen=True)
 class SandboxLimits:
@@ -76,129 +82,56 @@ class SandboxLimits:
     child_inactivity_ms: int = 600_000
     """A child without data for so long leaves its gateway's session silently (3.10)."""
     session_limits: Mapping[str, Any] = field(default_factory=lambda: SESSION_LIMITS)
-    """The answer to getSessionLimits; a device that is no gateway gets it without `gatewayRateLimits`."""
+    """
+    The answer to getSessionLimits, and what is enforced: `rateLimits` on the own traffic of every device,
+    `gatewayRateLimits` on all children of a gateway together. A device that is no gateway is told only the first.
+    """
 
 
 class NotCreated(Exception):  # noqa: N818 - says what is
     """A device cannot be created under this name or profile."""
 
 
-class TooManyDevices(Exception):  # noqa: N818 - says what is
+class TooManyDevices(NotCreated):
     """No more devices may be created."""
 
 
-class Series:
-    """One time series and its latest point."""
-
-    __slots__ = ("id", "long_chars", "ts_ms", "value")
-
-    def __init__(self, series_id: int, ts_ms: int, value: Stored) -> None:
-        self.id = series_id
-        self.ts_ms = ts_ms
-        self.value = value
-        self.long_chars = 0
-
-
-class Device:
-    """One device, connected or not."""
-
-    __slots__ = (
-        "attributes",
-        "child_activity_ms",
-        "child_of",
-        "gateway",
-        "id",
-        "last_activity_ms",
-        "name",
-        "profile",
-        "session",
-        "shared",
-        "shown",
-        "telemetry",
-    )
-
-    def __init__(self, device_id: int, name: str, profile: str, gateway: bool, last_activity_ms: int) -> None:
-        self.id = device_id
-        self.name = name
-        self.profile = profile
-        self.gateway = gateway
-        self.last_activity_ms = last_activity_ms
-        self.telemetry: dict[str, Series] = {}
-        self.attributes: dict[str, tuple[int, Stored]] = {}
-        self.shared: dict[str, Stored] = {}
-        self.session: Session | None = None
-        self.child_of: Session | None = None
-        self.child_activity_ms = 0
-        self.shown: dict[str, Any] | None = None
-
-
-class Session:
-    """One accepted MQTT connection. Compared by identity."""
-
-    __slots__ = ("children", "device", "gateway", "protocol_version", "subscriptions")
-
-    def __init__(self, device: Device, protocol_version: int) -> None:
-        self.device = device
-        self.gateway = device.gateway
-        self.protocol_version = protocol_version
-        self.children: dict[str, Device] = {}
-        self.subscriptions: dict[str, int] = {}
-
-
-class Credentials(NamedTuple):
-    """An access token and whose it is."""
-
-    token: str
-    device: Device
-
-
-class Changes:
-    """What happened since the last time, for the store and for those who look on."""
-
-    __slots__ = ("attributes", "devices", "points", "series")
-
-    def __init__(self) -> None:
-        self.devices: dict[int, Device] = {}
-        """Devices that are new or of which anything changed, by id."""
-        self.series: list[tuple[int, int, str]] = []
-        """New series: (id, device id, key)."""
-        self.points: list[tuple[int, int, Stored]] = []
-        """(series id, ts in ms, value), in order; of equal series and ts the last one counts."""
-        self.attributes: dict[tuple[int, str], tuple[int, Stored]] = {}
-        """(ts in ms, value) by (device id, key)."""
-
-
-class StoredDevice(NamedTuple):
-    """A device as the store gives it back."""
-
-    device_id: int
-    name: str
-    profile: str
-    gateway: bool
-    last_activity_ms: int
-
-
-class Snapshot(NamedTuple):
-    """Everything that the store holds, but for the history."""
-
-    devices: list[StoredDevice]
-    series: list[tuple[int, int, str, int, Stored]]
-    """(series id, device id, key, ts, value) with the latest point."""
-    attributes: list[tuple[int, str, int, Stored]]
-    """(device id, key, ts, value)."""
+class CreationLimited(RateLimited):
+    """A rate limit is met where a child would have been created or found."""
 
 
 class Platform:
-    """The devices and sessions of one sandbox."""
+    """The devices and sessions of one sandbox. `steady_ms` is a clock that is never set."""
 
-    def __init__(self, limits: SandboxLimits, snapshot: Snapshot | None = None) -> None:
+    Refused = NotCreated
+
+    def __init__(
+        self,
+        limits: SandboxLimits,
+        snapshot: Snapshot | None = None,
+        steady_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.limits = limits
         self.devices: dict[str, Device] = {}
         self.values_left_out = 0
         """Values that were not kept for want of room."""
         self.sessions: set[Session] = set()
+        self.credentials = CredentialsBook()
+        self.profiles: dict[str, profiles.DeviceProfile] = {}
+        """Those that are more than a name, by name."""
+        self.packages: dict[str, ota.Package] = {}
+        self._rates = RateLimits(limits.session_limits, steady_ms)
+        self.pushes: list[Push] = []
+        """What is to be sent once everything before it is on disk; the caller takes it away."""
+        self.closes: list[tuple[Session, int]] = []
+        """Sessions to be closed with a reason code, after that."""
+        self.limit_notices: list[str] = []
+        """Devices that met a rate limit."""
+        self.calls = Calls(
+            steady_ms, self.pushes.append, lambda session, code: self.closes.append((session, code)), self._reported
+        )
         self._changes = Changes()
-        self._credentials: list[Credentials] = []
+        self._by_id: dict[int, Device] = {}
         self._next_device_id = 1
         self._next_series_id = 1
         self._series_count = 0
@@ -207,7 +140,7 @@ class Platform:
             self._load(snapshot)
 
     def _load(self, snapshot: Snapshot) -> None:
-        by_id: dict[int, Device] = {}
+        by_id = self._by_id
         for stored in snapshot.devices:
             by_id[stored.device_id] = self.devices[stored.name] = Device(*stored)
         for series_id, device_id, key, ts_ms, value in snapshot.series:
@@ -215,48 +148,178 @@ class Platform:
             self._make_room(series, value)
         for device_id, key, ts_ms, value in snapshot.attributes:
             by_id[device_id].attributes[key] = (ts_ms, value)
+            self._long_chars += _long_chars(value)
+        for device_id, key, ts_ms, value in snapshot.shared:
+            by_id[device_id].shared[key] = (ts_ms, value)
+            self._long_chars += _long_chars(value)
         self._next_device_id = max(by_id, default=0) + 1
         self._next_series_id = max((row[0] for row in snapshot.series), default=0) + 1
-        self._series_count = len(snapshot.series) + len(snapshot.attributes)
+        self._series_count = len(snapshot.series) + len(snapshot.attributes) + len(snapshot.shared)
+        for name, content in snapshot.kept.items():
+            kind, _, rest = name.partition("/")
+            if kind == "credentials" and int(rest) in by_id:
+                self.credentials.set(int(rest), book.from_json(json.loads(content)))
+            elif kind == "profile":
+                self.profiles[rest] = profiles.from_json(json.loads(content))
+            elif kind == "package":
+                self.packages[rest] = ota.from_bytes(content)
+            elif kind == "limits":
+                self._rates.change(json.loads(content))
 
     # Devices and credentials
 
     def add_credentials(self, token: str, name: str, gateway: bool = False) -> Device:
-        """Let the device `name` connect with `token`; it is created when it is not there. Raises ValueError for an
-        empty token."""
-        if not token:
-            raise ValueError("a token is not empty")
-        device = self.devices.get(name)
+        """
+        Let a device connect with `token`: the one that has it already, else the one called `name`, which is created
+        when it is not there. Not kept: the caller has them elsewhere. Raises ValueError for an empty token.
+        """
+        given = Credentials(book.ACCESS_TOKEN, token=token)
+        held = self.credentials.find(token, None, "")
+        device = self._by_id[held] if held is not None else self.devices.get(name)
         if device is None:
             device = self._create(name, "default")
         device.gateway = gateway
         self._touch(device)
-        self._credentials.append(Credentials(token, device))
+        if held is None and not device.more.get("credentialsSet"):
+            self.credentials.set(device.id, given)
         return device
+
+    def set_credentials(self, device: Device, credentials: Credentials) -> None:
+        """
+        These from now on; a session that came in with others is closed (1.8). Raises ValueError when another device
+        has them.
+        """
+        self.credentials.set(device.id, credentials)
+        self.keep(f"credentials/{device.id}", book.as_bytes(credentials))
+        self.mark(device, credentialsSet=True)
+        if device.session is not None:
+            self.closes.append((device.session, CREDENTIALS_UPDATED))
+        if device.child_of is not None:
+            self.child_gone(device.child_of, device.child_name)
+
+    def create(self, name: str, profile: str, now_ms: int, gateway: bool = False) -> Device:
+        """A new device. Raises NotCreated, TooManyDevices, and ValueError when there is one of this name."""
+        if name in self.devices:
+            raise ValueError("there is a device of this name")
+        device = self._checked_create(name, profile)
+        device.gateway = gateway
+        device.last_activity_ms = now_ms
+        self._touch(device)
+        return device
+
+    def _checked_create(self, name: str, profile: str) -> Device:
+        _check_name(name)
+        _check_name(profile)
+        if len(self.devices) >= self.limits.max_devices:
+            raise TooManyDevices(name)
+        return self._create(name, profile)
 
     def _create(self, name: str, profile: str) -> Device:
         device = Device(self._next_device_id, name, profile, False, 0)
         self._next_device_id += 1
-        self.devices[name] = device
+        self.devices[name] = self._by_id[device.id] = device
         return device
+
+    def rename(self, device: Device, name: str) -> None:
+        """
+        The device has another name; the gateway that connected it last is told (3.11). A child session goes on under
+        the old name. Raises NotCreated for a name that cannot be one, ValueError for one that is taken.
+        """
+        _check_name(name)
+        if name in self.devices:
+            raise ValueError("there is a device of this name")
+        old = device.name
+        del self.devices[old]
+        device.name = name
+        self.devices[name] = device
+        self._changes.names.append(old)
+        self._touch(device)
+        self._tell_gateway(device, "gateway_device_renamed", {old: name})
+
+    def delete(self, device: Device) -> None:
+        """The device is no more, with all its values; the gateway that connected it last is told (3.11)."""
+        if device.session is not None:
+            self.closes.append((device.session, CREDENTIALS_UPDATED))
+            self.disconnect(device.session)
+        device.deleted = True
+        if device.child_of is not None and device.child_name == device.name:
+            self.child_gone(device.child_of, device.child_name)
+        self.calls.forget(device)
+        self.credentials.remove(device.id)
+        self.keep(f"credentials/{device.id}", None)
+        for series in device.telemetry.values():
+            self._long_chars -= series.long_chars
+        for held in (device.attributes, device.shared):
+            self._long_chars -= sum(_long_chars(value) for _, value in held.values())
+        self._series_count -= len(device.telemetry) + len(device.attributes) + len(device.shared)
+        del self.devices[device.name], self._by_id[device.id]
+        self._changes.devices.pop(device.id, None)
+        changes = self._changes
+        changes.attributes = {where: what for where, what in changes.attributes.items() if where[0] != device.id}
+        changes.shared = {where: what for where, what in changes.shared.items() if where[0] != device.id}
+        self._changes.deleted.append(device.id)
+        self._changes.names.append(device.name)
+        self._tell_gateway(device, "gateway_device_deleted", device.name)
+
+    def _tell_gateway(self, device: Device, method: str, params: Any) -> None:
+        gateway = self._by_id.get(device.last_gateway_id)
+        if gateway is not None and gateway is not device:
+            self.calls.call(
+                gateway, method, params, two_way=False, persistent=True, retries=3, expires_in_ms=NOTICE_EXPIRES_MS
+            )
+
+    def mark(self, device: Device, **more: Any) -> None:
+        """Keep something that is rarely there (`Device.more`); None forgets it."""
+        device.more = {key: value for key, value in {**device.more, **more}.items() if value is not None}
+        self._touch(device)
+
+    def keep(self, name: str, content: bytes | None) -> None:
+        """Keep a setting; None forgets it."""
+        self._changes.kept[name] = content
+
+    def set_profile(self, profile: profiles.DeviceProfile) -> None:
+        """What the device profile of this name is from now on."""
+        self.profiles[profile.name] = profile
+        self.keep(f"profile/{profile.name}", profiles.as_bytes(profile))
+
+    def profile_of(self, device: Device) -> profiles.DeviceProfile | None:
+        """The device's profile, if it is more than a name."""
+        return self.profiles.get(device.profile)
+
+    def device_with_id(self, device_id: int) -> Device | None:
+        """The device, if it still is."""
+        return self._by_id.get(device_id)
 
     def _touch(self, device: Device) -> None:
         device.shown = None
-        self._changes.devices[device.id] = device
+        if not device.deleted:
+            self._changes.devices[device.id] = device
 
     # Sessions
 
     def connect(
-        self, username: str | None, password: bytes | None, client_id: str, protocol_version: int
+        self,
+        username: str | None,
+        password: bytes | None,
+        client_id: str,
+        protocol_version: int,
+        certificate: str | None = None,
     ) -> tuple[Session, Session | None] | Refusal:
-        """The new session and the older one that it takes the place of, or why there is none."""
-        found = None
-        offered = (username or "").encode("utf-8", "replace")
-        for credentials in self._credentials:  # all of them, so that the time tells nothing
-            if hmac.compare_digest(credentials.token.encode(), offered):
-                found = credentials.device
-        if found is None:
-            return refusal(username, password, client_id)
+        """
+        The new session and the older one that it takes the place of, or why there is none. `certificate` is the base64
+        text of the one that the client showed; user name and password are not looked at then.
+        """
+        if certificate is not None:
+            device_id = self.credentials.find_certificate(certificate)
+        else:
+            device_id = self.credentials.find(username, password, client_id)
+        if device_id is None:
+            return Refusal.NOT_AUTHORISED if certificate is not None else refusal(username, password, client_id)
+        found = self._by_id[device_id]
+        try:
+            self.spend(found)
+        except RateLimited:
+            return Refusal.RATE_EXCEEDED
         session = Session(found, protocol_version)
         older = found.session
         if older is not None:
@@ -275,44 +338,116 @@ class Platform:
             child.child_of = None
             self._touch(child)
         session.children = {}
+        self.calls.lost(session)
         if session.device.session is session:
             session.device.session = None
             self._touch(session.device)
 
     def subscribe(self, session: Session, topic_filter: str, qos: int) -> int:
-        """The SUBACK reason code, in MQTT 5's words."""
-        if topic_filter not in _SUBSCRIBABLE:
-            return FILTER_REFUSED
-        session.subscriptions[topic_filter] = min(qos, 1)
-        return min(qos, 1)
+        """
+        The SUBACK reason code, in MQTT 5's words. What waits for such a subscription is among the `pushes` afterwards.
+        One that goes over the rate limit is granted and has no effect (2.8).
+        """
+        granted = self.grants(session, topic_filter, qos)
+        if granted == FILTER_REFUSED:
+            return granted
+        try:
+            self.spend(session.device)
+        except RateLimited:
+            return granted
+        session.subscriptions[topic_filter] = granted
+        if topic_filter in _ATTRIBUTE_UPDATES:
+            session.attributes_topic = topic_filter
+        elif topic_filter in _RPC_REQUESTS:
+            session.rpc_stem = topic_filter.removesuffix("+")
+            self.calls.reachable(session.device)
+        elif topic_filter not in _SUBSCRIBABLE:
+            session.attributes_topic = topics.DEVICE_ATTRIBUTES  # not the profile's own (2.1)
+        return granted
+
+    def grants(self, session: Session, topic_filter: str, qos: int) -> int:
+        """The SUBACK reason code alone."""
+        profile = self.profile_of(session.device)
+        own = profile is not None and topic_filter and topic_filter == profile.shared_attributes_filter
+        return min(qos, 1) if topic_filter in _SUBSCRIBABLE or own else FILTER_REFUSED
 
     def unsubscribe(self, session: Session, topic_filter: str) -> int:
-        """The UNSUBACK reason code, in MQTT 5's words."""
-        return 0 if session.subscriptions.pop(topic_filter, None) is not None else NO_SUBSCRIPTION_EXISTED
+        """The UNSUBACK reason code, in MQTT 5's words. A gateway's children stay subscribed (2.8)."""
+        if session.subscriptions.pop(topic_filter, None) is None:
+            return NO_SUBSCRIPTION_EXISTED
+        if topic_filter == session.attributes_topic:
+            session.attributes_topic = None
+        elif topic_filter in _RPC_REQUESTS and session.rpc_stem == topic_filter.removesuffix("+"):
+            session.rpc_stem = None
+        return 0
+
+    # Rate limits (6)
+
+    @property
+    def session_limits(self) -> Mapping[str, Any]:
+        """What `getSessionLimits` answers to a gateway."""
+        return self._rates.announced
+
+    @property
+    def children_limited(self) -> bool:
+        """Whether `spend` has anything to do for children."""
+        return self._rates.children
+
+    def set_limits(self, changed: Mapping[str, Any]) -> None:
+        """Announce and enforce other limits, from now on. Raises ValueError for what are none."""
+        self._rates.change(changed)
+        self.keep("limits", json.dumps(self._rates.announced).encode())
+
+    def spend(self, device: Device, points: int = 0, *, children: bool = False) -> None:
+        """
+        Account for one message with so many data points: the device's own, or of a gateway's children. Raises
+        RateLimited; of the first message of a row that is refused there is a notice.
+        """
+        try:
+            self._rates.spend(device, points, children=children)
+        except RateLimited as error:
+            if error.first:
+                self.limit_notices.append(device.name)
+            raise
+
+    def _reported(self, device: Device) -> bool:
+        """The report of an RPC's status costs a message, and is lost where that is too many."""
+        try:
+            self.spend(device)
+        except RateLimited:
+            return False
+        return True
 
     # Children of a gateway
 
     def child(self, session: Session, name: str, now_ms: int, profile: str = "default") -> Device:
         """
         The device `name`, created with `profile` when it is not there, as a child of `session` from now on. Raises
-        NotCreated and TooManyDevices.
+        NotCreated, TooManyDevices and CreationLimited.
         """
         device = session.children.get(name)
         if device is not None:
             return device
+        try:
+            self.spend(session.device, children=True)
+        except RateLimited:
+            raise CreationLimited(first=False) from None
         device = self.devices.get(name)
         if device is None:
-            _check_name(name)
-            _check_name(profile)
-            if len(self.devices) >= self.limits.max_devices:
-                raise TooManyDevices(name)
-            device = self._create(name, profile)
+            device = self._checked_create(name, profile)
         if device.child_of is not None:
-            del device.child_of.children[name]
-        device.child_of = session
+            del device.child_of.children[device.child_name]
+        device.child_of, device.child_name = session, name
         device.child_activity_ms = now_ms
+        device.last_gateway_id = session.device.id
         session.children[name] = device
         self._touch(device)
+        try:
+            self.spend(session.device, children=True)
+            device.deaf = False
+        except RateLimited:
+            device.deaf = True
+        self.calls.reachable(device)
         return device
 
     def child_gone(self, session: Session, name: str) -> None:
@@ -340,10 +475,28 @@ class Platform:
         device.last_activity_ms = device.child_activity_ms = now_ms
         self._touch(device)
 
+    def gateway_active(self, session: Session, now_ms: int) -> None:
+        """The gateway said something; with `overwriteActivityTime` all its children did (3.10)."""
+        if session.device.more.get("overwriteActivityTime"):
+            for child in session.children.values():
+                self.active(child, max(now_ms, child.child_activity_ms))
+
+    def report_latencies(self, now_ms: int) -> None:
+        """What the metadata of gateways' telemetry said since the last time, as telemetry of the gateways (3.4)."""
+        for session in self.sessions:
+            if session.latencies:
+                figures = {connector: _latency_figures(pairs) for connector, pairs in session.latencies.items()}
+                session.latencies = {}
+                self.record_telemetry(
+                    session.device, [(now_ms, stored_values({"gatewayMetrics": figures}))], now_ms
+                )
+
     # Values
 
     def record_telemetry(self, device: Device, elements: Iterable[TimedValues], now_ms: int) -> None:
         """Keep these points. A point older than the latest one goes to the history only."""
+        if device.deleted:
+            return
         telemetry = device.telemetry
         points = self._changes.points
         for ts_ms, values in elements:
@@ -388,27 +541,71 @@ class Platform:
 
     def record_attributes(self, device: Device, values: Iterable[tuple[str, Stored]], now_ms: int) -> None:
         """Keep these client attributes."""
+        if device.deleted:
+            return
         for key, value in values:
-            old = device.attributes.get(key)
-            grown = _long_chars(value) - (_long_chars(old[1]) if old else 0)
-            if (
-                (old is None and self._series_count >= self.limits.max_series)
-                or len(key) > MAX_KEY_CHARS
-                or self._long_chars + grown > self.limits.max_long_value_chars
-            ):
-                self.values_left_out += 1
-                continue
-            self._series_count += old is None
-            self._long_chars += grown
-            device.attributes[key] = self._changes.attributes[device.id, key] = (now_ms, value)
+            if self._keep_attribute(device.attributes, key, now_ms, value):
+                self._changes.attributes[device.id, key] = (now_ms, value)
         self.active(device, now_ms)
+
+    def _keep_attribute(self, held: dict[str, tuple[int, Stored]], key: str, now_ms: int, value: Stored) -> bool:
+        old = held.get(key)
+        grown = _long_chars(value) - (_long_chars(old[1]) if old else 0)
+        if (
+            (old is None and self._series_count >= self.limits.max_series)
+            or len(key) > MAX_KEY_CHARS
+            or self._long_chars + grown > self.limits.max_long_value_chars
+        ):
+            self.values_left_out += 1
+            return False
+        self._series_count += old is None
+        self._long_chars += grown
+        held[key] = (now_ms, value)
+        return True
+
+    def set_shared(self, device: Device, values: Mapping[str, Any], now_ms: int) -> None:
+        """Set shared attributes; who is subscribed is told, in one message. Raises BadPayload for what is no value."""
+        kept = {}
+        for key, value in stored_values(values):
+            if self._keep_attribute(device.shared, key, now_ms, value):
+                self._changes.shared[device.id, key] = (now_ms, value)
+                kept[key] = plain(value)
+        self._touch(device)
+        if kept:
+            self._push_attributes(device, kept)
+
+    def delete_shared(self, device: Device, keys: Iterable[str]) -> list[str]:
+        """Delete shared attributes; who is subscribed is told. Answers those that there were."""
+        gone = []
+        for key in keys:
+            old = device.shared.pop(key, None)
+            if old is not None:
+                self._series_count -= 1
+                self._long_chars -= _long_chars(old[1])
+                self._changes.shared[device.id, key] = None
+                gone.append(key)
+        self._touch(device)
+        if gone:
+            self._push_attributes(device, {"deleted": gone})
+        return gone
+
+    def _push_attributes(self, device: Device, data: Mapping[str, Any]) -> None:
+        own = device.session
+        if own is not None and own.attributes_topic is not None:
+            qos = own.subscriptions.get(own.attributes_topic, 1)
+            self.pushes.append(Push(own, own.attributes_topic, payloads.encode(data), qos))
+        if device.child_of is not None and not device.deaf:
+            session = device.child_of
+            message = payloads.encode({"device": device.child_name, "data": data})
+            qos = session.subscriptions.get(topics.ATTRIBUTES, 1)
+            self.pushes.append(Push(session, topics.ATTRIBUTES, message, qos))
 
     # For those who look on
 
     @property
     def changed(self) -> bool:
         """Whether `take_changes` would give anything."""
-        return bool(self._changes.devices)
+        return bool(self._changes)
 
     @property
     def waiting_points(self) -> int:
@@ -440,6 +637,17 @@ def _long_chars(value: Stored) -> int:
     return 0
 
 
+def _latency_figures(pairs: list[tuple[int, int]]) -> dict[str, int]:
+    figures: dict[str, int] = {}
+    for name, values in zip(("GwLatency", "TransportLatency"), zip(*pairs, strict=True), strict=True):
+        figures |= {f"avg{name}": sum(values) // len(values), f"min{name}": min(values), f"max{name}": max(values)}
+    return figures
+
+
+def _entries(held: Mapping[str, tuple[int, Stored]]) -> dict[str, dict[str, Any]]:
+    return {key: {"ts": ts_ms, "value": plain(value)} for key, (ts_ms, value) in held.items()}
+
+
 def _show(device: Device) -> dict[str, Any]:
     device.shown = {
         "name": device.name,
@@ -449,7 +657,8 @@ def _show(device: Device) -> dict[str, Any]:
         "telemetry": {
             key: {"ts": series.ts_ms, "value": plain(series.value)} for key, series in device.telemetry.items()
         },
-        "attributes": {key: {"ts": ts_ms, "value": plain(value)} for key, (ts_ms, value) in device.attributes.items()},
+        "attributes": _entries(device.attributes),
+        "shared": _entries(device.shared),
         "lastActivity": device.last_activity_ms,
     }
     return device.shown

@@ -11,6 +11,7 @@ waited for before each PUBACK all the same.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections import Counter
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from tbgw.errors import StoreError
-from tbgw.sandbox.platform import Changes, Snapshot, StoredDevice
+from tbgw.sandbox.devices import Changes, Snapshot, StoredDevice
 from tbgw.sandbox.values import plain
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "sandbox.sqlite3"
 
 _CHECKPOINT_PAGES = 4000
@@ -33,19 +34,36 @@ _MIN_PRUNED_ROWS = 2000
 """So much may be pruned with a small write: about 2 ms."""
 
 _INSERT_DEVICE = (
-    "INSERT INTO device (id, name, profile, gateway, last_activity_ms) VALUES (?, ?, ?, ?, ?) "
-    "ON CONFLICT (id) DO UPDATE SET gateway = excluded.gateway, last_activity_ms = excluded.last_activity_ms"
+    "INSERT INTO device (id, name, profile, gateway, last_activity_ms, last_gateway_id, more) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name, profile = excluded.profile, "
+    "gateway = excluded.gateway, last_activity_ms = excluded.last_activity_ms, "
+    "last_gateway_id = excluded.last_gateway_id, more = excluded.more"
 )
 _INSERT_SERIES = "INSERT INTO series (id, device_id, key) VALUES (?, ?, ?)"
 _INSERT_POINT = "INSERT OR REPLACE INTO point (series_id, ts_ms, value) VALUES (?, ?, ?)"
 _INSERT_ATTRIBUTE = "INSERT OR REPLACE INTO attribute (device_id, key, ts_ms, value) VALUES (?, ?, ?, ?)"
-_SELECT_DEVICES = "SELECT id, name, profile, gateway, last_activity_ms FROM device ORDER BY id"
+_INSERT_SHARED = "INSERT OR REPLACE INTO shared (device_id, key, ts_ms, value) VALUES (?, ?, ?, ?)"
+_DELETE_SHARED = "DELETE FROM shared WHERE device_id = ? AND key = ?"
+_INSERT_KEPT = "INSERT OR REPLACE INTO kept (name, content) VALUES (?, ?)"
+_DELETE_KEPT = "DELETE FROM kept WHERE name = ?"
+_DELETE_DEVICE = (
+    "DELETE FROM point WHERE series_id IN (SELECT id FROM series WHERE device_id = ?)",
+    "DELETE FROM series WHERE device_id = ?",
+    "DELETE FROM attribute WHERE device_id = ?",
+    "DELETE FROM shared WHERE device_id = ?",
+    "DELETE FROM device WHERE id = ?",
+)
+_SELECT_DEVICES = (
+    "SELECT id, name, profile, gateway, last_activity_ms, last_gateway_id, more FROM device ORDER BY id"
+)
 _SELECT_SERIES = (
     "SELECT series.id, device_id, key, ts_ms, value FROM series JOIN device ON device.id = device_id "
     "JOIN point ON point.series_id = series.id "
     "AND ts_ms = (SELECT max(ts_ms) FROM point AS p WHERE p.series_id = series.id) ORDER BY series.id"
 )
 _SELECT_ATTRIBUTES = "SELECT device_id, key, ts_ms, value FROM attribute JOIN device ON device.id = device_id"
+_SELECT_SHARED = "SELECT device_id, key, ts_ms, value FROM shared JOIN device ON device.id = device_id"
+_SELECT_KEPT = "SELECT name, content FROM kept"
 _SELECT_HISTORY = "SELECT ts_ms, value FROM point WHERE series_id = ? AND ts_ms >= ? ORDER BY ts_ms DESC LIMIT ?"
 _PRUNE = (
     "DELETE FROM point WHERE series_id = ?1 AND ts_ms <= "
@@ -106,8 +124,11 @@ class Store:
             self._db.execute(f"PRAGMA {pragma}")
         version = self._pragma("user_version")
         if version == 0:
-            schema = Path(__file__).with_name("schema.sql").read_text()
+            schema = "".join(Path(__file__).with_name(name).read_text() for name in ("schema.sql", "schema2.sql"))
             self._db.executescript(f"BEGIN; {schema}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+        elif version == 1:
+            more = Path(__file__).with_name("schema2.sql").read_text()
+            self._db.executescript(f"BEGIN; {more}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
         elif version != SCHEMA_VERSION:
             raise StoreUnusable(
                 f"the sandbox's database is of version {version}, and this program knows {SCHEMA_VERSION}"
@@ -119,15 +140,17 @@ class Store:
             series = self._db.execute(_SELECT_SERIES).fetchall()
             snapshot = Snapshot(
                 [
-                    StoredDevice(device_id, name, profile, bool(gateway), last_activity_ms)
-                    for device_id, name, profile, gateway, last_activity_ms in self._db.execute(_SELECT_DEVICES)
+                    StoredDevice(row[0], row[1], row[2], bool(row[3]), row[4], row[5], json.loads(row[6]))
+                    for row in self._db.execute(_SELECT_DEVICES)
                 ],
                 series,
                 self._db.execute(_SELECT_ATTRIBUTES).fetchall(),
+                self._db.execute(_SELECT_SHARED).fetchall(),
+                dict(self._db.execute(_SELECT_KEPT).fetchall()),
             )
             for row in snapshot.series:
                 plain(row[4])
-            for attribute in snapshot.attributes:
+            for attribute in (*snapshot.attributes, *snapshot.shared):
                 plain(attribute[3])
         except (sqlite3.Error, ValueError) as error:
             raise _store_error("read", error) from error
@@ -142,7 +165,18 @@ class Store:
             db.execute("BEGIN IMMEDIATE")
             db.executemany(
                 _INSERT_DEVICE,
-                [(d.id, d.name, d.profile, d.gateway, d.last_activity_ms) for d in changes.devices.values()],
+                [
+                    (
+                        device.id,
+                        device.name,
+                        device.profile,
+                        device.gateway,
+                        device.last_activity_ms,
+                        device.last_gateway_id,
+                        json.dumps(device.more) if device.more else "{}",
+                    )
+                    for device in changes.devices.values()
+                ],
             )
             if changes.series:
                 db.executemany(_INSERT_SERIES, changes.series)
@@ -151,11 +185,23 @@ class Store:
             if changes.points:
                 db.executemany(_INSERT_POINT, changes.points)
                 self._prune(changes)
+            if changes.shared:
+                self._write_shared(changes)
+            for name, content in changes.kept.items():
+                db.execute(*((_DELETE_KEPT, (name,)) if content is None else (_INSERT_KEPT, (name, content))))
+            for device_id in changes.deleted:
+                for statement in _DELETE_DEVICE:
+                    db.execute(statement, (device_id,))
             db.execute("COMMIT")
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
             raise _store_error("written", error) from error
+
+    def _write_shared(self, changes: Changes) -> None:
+        set_rows = [(*where, *what) for where, what in changes.shared.items() if what is not None]
+        self._db.executemany(_INSERT_SHARED, set_rows)
+        self._db.executemany(_DELETE_SHARED, [where for where, what in changes.shared.items() if what is None])
 
     def _slack(self) -> int:
         return max(1, self._kept_points // 10)

@@ -66,6 +66,24 @@ def create_token(path: Path) -> str:
     return token
 
 
+def replace_token(path: Path, token: str) -> None:
+    """Put this token in the place of the one in `path`, as `create_token` does. Raises ConfigurationError."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        make_private_folder(path.parent)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(token + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be written ({error.strerror})"]) from error
+
+
 def exposed_mode(path: Path) -> str | None:
     """The mode of `path`, when others than its owner may read it."""
     mode = stat.S_IMODE(path.stat().st_mode)

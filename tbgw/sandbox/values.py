@@ -274,6 +274,14 @@ def _without_metadata(element: Any) -> Any:
     return {key: value for key, value in element.items() if key != "metadata"}
 
 
+def latencies(elements: list[Any]) -> Iterable[tuple[str, int, int]]:
+    """(connector, receivedTs, publishedTs) of the elements that bear `metadata`, which was checked before."""
+    for element in elements:
+        if isinstance(element, dict) and "metadata" in element:
+            metadata = element["metadata"]
+            yield metadata["connector"], *(timestamp_ms(metadata[key]) for key in ("receivedTs", "publishedTs"))
+
+
 def _check_metadata(metadata: Any) -> None:
     if not isinstance(metadata, dict):
         raise BadPayload("`metadata` is an object")

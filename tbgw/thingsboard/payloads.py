@@ -114,6 +114,67 @@ def disconnect(device: str) -> bytes:
     return encode({"device": device})
 
 
+def renamed(topic: str, payload: bytes, names: Mapping[str, str]) -> bytes:
+    """
+    A gateway payload in which the devices that `names` names have their new names. What it says of two devices that
+    become one is joined, in its order. Raises ValueError when it is not what `topic` says.
+    """
+    root = decode(payload)
+    if not isinstance(root, dict):
+        raise ValueError("not a JSON object")
+    if topic in (topics.CONNECT, topics.DISCONNECT, topics.RPC):
+        device = root.get("device")
+        return encode({**root, "device": names.get(device, device) if isinstance(device, str) else device})
+    joined: dict[str, Any] = {}
+    for name, content in root.items():
+        name = names.get(name, name)
+        earlier = joined.get(name)
+        if isinstance(earlier, list) and isinstance(content, list):
+            joined[name] = earlier + content
+        elif isinstance(earlier, dict) and isinstance(content, dict):
+            joined[name] = earlier | content
+        else:
+            joined[name] = content
+    return encode(joined)
+
+
+def separated(topic: str, payload: bytes, names: frozenset[str]) -> tuple[bytes, dict[str, Part]]:
+    """
+    A gateway payload without what it says of some devices, which may leave nothing (b""), and that by itself, by name.
+    Raises ValueError when it is not what `topic` says.
+    """
+    root = decode(payload)
+    if not isinstance(root, dict):
+        raise ValueError("not a JSON object")
+    if topic in (topics.CONNECT, topics.DISCONNECT, topics.RPC):
+        device = root.get("device")
+        return (b"", {device: Part(payload, (device,), 0)}) if device in names else (payload, {})
+    count = _points if topic == topics.TELEMETRY else len
+    try:
+        taken = {
+            name: Part(encode({name: content}), (name,), count(content))
+            for name, content in root.items()
+            if name in names
+        }
+    except (TypeError, LookupError) as error:
+        raise ValueError("not what its topic says") from error
+    rest = {name: content for name, content in root.items() if name not in taken}
+    return encode(rest) if rest else b"", taken
+
+
+def claim(secret_key: str | None, duration_ms: int | None, device: str | None = None) -> bytes:
+    """
+    `v1/devices/me/claim`, or `v1/gateway/claim` for one device. None leaves a member out: ThingsBoard takes no null for
+    the secret (spec thingsboard-mqtt, 5.1).
+    """
+    body: dict[str, Value] = {}
+    if secret_key is not None:
+        body["secretKey"] = secret_key
+    if duration_ms is not None:
+        body["durationMs"] = duration_ms
+    return encode(body if device is None else {device: body})
+
+
 def disconnect_reason(payload: bytes) -> int | None:
     """The reason in a `v1/gateway/disconnect` that ThingsBoard sends (spec thingsboard-mqtt, 3.9); None if unclear."""
     try:
@@ -121,6 +182,15 @@ def disconnect_reason(payload: bytes) -> int | None:
     except (ValueError, TypeError, LookupError):
         return None
     return reason if isinstance(reason, int) and not isinstance(reason, bool) else None
+
+
+def disconnected_device(payload: bytes) -> str:
+    """The device in a `v1/gateway/disconnect` that ThingsBoard sends; empty if there is none."""
+    try:
+        device = decode(payload)["device"]
+    except (ValueError, TypeError, LookupError):
+        return ""
+    return device if isinstance(device, str) else ""
 
 
 def payload_limit(limits: SessionLimits, topic: str, configured_bytes: int) -> int:

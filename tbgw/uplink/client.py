@@ -11,7 +11,7 @@ ClientService's counter goes back to zero with every TCP connection, whatever be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from tbgw.internal_events import Events
 from tbgw.model import SessionLimits
 from tbgw.mqtt import ClientOptions, ConnectionRefused, LocalProtocolError, MQTTClientProtocol, ServerDisconnected
 from tbgw.mqtt.versions import VersionChoice
+from tbgw.thingsboard import topics
 from tbgw.uplink.internal_events import (
     CredentialsRefused,
     LinkFailed,
@@ -95,7 +96,8 @@ class _Dialling:
     """The endpoint, telling why a dialling failed: ClientService keeps that to itself."""
 
     def __init__(self, endpoint: IStreamClientEndpoint, told: Callable[[Failure | None], None]) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
+        """Where the next connection goes."""
         self._told = told
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -105,7 +107,7 @@ class _Dialling:
             self._told(failure)
             return failure
 
-        return self._endpoint.connect(protocolFactory).addErrback(failed)
+        return self.endpoint.connect(protocolFactory).addErrback(failed)
 
 
 @implementer(IUplink, IStatusSource)
@@ -125,8 +127,12 @@ class Uplink(Service):
         jitter: Callable[[], float],
         keep_alive_seconds: int = 60,
         versions: VersionChoice | None = None,
+        subscriptions: Sequence[str] = topics.GATEWAY_SUBSCRIPTIONS,
+        short_topics: bool = False,
     ) -> None:
         self._where = where
+        self._subscriptions = subscriptions
+        self._short_topics = short_topics
         self._clock = clock
         self._events = events
         self._jitter = jitter
@@ -140,14 +146,17 @@ class Uplink(Service):
         )
         self._versions = versions if versions is not None else VersionChoice()
         self._listener: IUplinkListener | None = None
+        self._dialling = _Dialling(endpoint, self._dialled)
         self._client = ClientService(
-            _Dialling(endpoint, self._dialled),
+            self._dialling,
             _Factory(self._build),
             retryPolicy=lambda attempts: self._next_delay(),
             clock=clock,
         )
         self._protocol: MQTTClientProtocol | None = None
         self.connected = False
+        self.sent_messages = self.sent_bytes = self.received_messages = self.received_bytes = 0
+        """Publishes in either direction since the start, and the bytes of their payloads."""
         self._closing = False
         self._session: Session | None = None
         self._dialling_failed = ""
@@ -169,7 +178,11 @@ class Uplink(Service):
         if not self.connected or protocol is None:
             return fail(LinkDown(self._why))
         try:
+            if self._short_topics:
+                topic = topics.shortened(topic)
             answer = protocol.publish(topic, payload, qos=1, dup=dup)
+            self.sent_messages += 1
+            self.sent_bytes += len(payload)
         except LocalProtocolError as error:
             self.disrupt(str(error))
             return fail(LinkDown(str(error)))
@@ -180,6 +193,28 @@ class Uplink(Service):
         if self._protocol is not None:
             self._why = reason
             self._protocol.abort()
+
+    def redirect(self, endpoint: IStreamClientEndpoint, where: str, credentials: Credentials) -> None:
+        """
+        Another server, or the same with other credentials: at once, whatever was being waited for. A session that is
+        there is given up.
+        """
+        self._where = where
+        self._dialling.endpoint = endpoint
+        self._options = replace(
+            self._options,
+            client_id=credentials.client_id,
+            username=credentials.username,
+            password=credentials.password,
+        )
+        self._failures = self._credential_failures = 0
+        if self._protocol is not None:
+            self.disrupt("the credentials or the address were changed")
+        elif self.running:
+            # It waits to dial, maybe for minutes because of the old credentials, or dials the old address.
+            self._delay = 0.0
+            self._client.stopService()
+            self._client.startService()
 
     # IStatusSource
 
@@ -228,6 +263,8 @@ class Uplink(Service):
     def session_message(self, session: Session, topic: str, payload: bytes) -> None:
         """ThingsBoard sent something that was not about the session itself."""
         if session is self._session and self._listener is not None:
+            self.received_messages += 1
+            self.received_bytes += len(payload)
             self._listener.message_received(topic, payload)
 
     def session_over(self, session: Session, reason: Exception) -> None:
@@ -271,7 +308,9 @@ class Uplink(Service):
 
     def _build(self) -> MQTTClientProtocol:
         self._why = ""
-        self._session = Session(self, self._clock, self._events)
+        self._session = Session(
+            self, self._clock, self._events, self._subscriptions, short_topics=self._short_topics
+        )
         options = replace(self._options, protocol_version=self._versions.next())
         self._protocol = MQTTClientProtocol(options, self._session, self._clock)
         return self._protocol

@@ -3,10 +3,14 @@
 
 A plain broker in ThingsBoard's place echoes our request for the limits, since we are subscribed to its topic.
 ThingsBoard never does. So the echo says that nobody will answer, and saves the wait for the time-out.
+
+The short forms of the device topics (v2/..., spec 2.1) are spoken where that is configured, and are known nowhere else:
+what comes is told by its long name. `getSessionLimits` exists on the long topic only (spec, fact 15).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -37,8 +41,17 @@ _RESPONSE_TOPIC = f"{topics.DEVICE_RPC_RESPONSE}{_REQUEST_ID}"
 class Session:
     """Listens to one connection, and tells the uplink when it is ready and when it is over."""
 
-    def __init__(self, uplink: Uplink, clock: IReactorTime, events: Events) -> None:
+    def __init__(
+        self,
+        uplink: Uplink,
+        clock: IReactorTime,
+        events: Events,
+        subscriptions: Sequence[str] = topics.GATEWAY_SUBSCRIPTIONS,
+        *,
+        short_topics: bool = False,
+    ) -> None:
         self._uplink = uplink
+        self._subscriptions = tuple(topics.shortened(topic) if short_topics else topic for topic in subscriptions)
         self._clock = clock
         self._events = events
         self._protocol: MQTTClientProtocol | None = None
@@ -49,7 +62,7 @@ class Session:
         self._protocol = protocol
         self._uplink.session_accepted(self)
         self._timer = self._clock.callLater(SUBACK_SECONDS, self._no_suback)
-        granted = protocol.subscribe([(topic, 1) for topic in topics.GATEWAY_SUBSCRIPTIONS])
+        granted = protocol.subscribe([(topic, 1) for topic in self._subscriptions])
         granted.addCallbacks(self._subscribed, _over)
 
     def _no_suback(self) -> None:
@@ -58,7 +71,7 @@ class Session:
 
     def _subscribed(self, codes: list[int]) -> None:
         self._stop_timer()
-        for topic, code in zip(topics.GATEWAY_SUBSCRIPTIONS, codes, strict=False):
+        for topic, code in zip(self._subscriptions, codes, strict=False):
             if code >= 0x80:
                 self._events.emit(SubscriptionRefused(topic=topic))
         if self._protocol is not None:
@@ -75,12 +88,12 @@ class Session:
         topic, payload = publish.topic, publish.payload
         if topic == _REQUEST_TOPIC and payload == payloads.session_limits_request():
             if self._stop_timer():
-                self._ready(SessionLimits(), "the server is a plain MQTT broker")
+                self._ready(SessionLimits(echoes=True), "the server is a plain MQTT broker")
         elif topic == _RESPONSE_TOPIC:
             if self._stop_timer():
                 self._ready(*_limits(payload))
         else:
-            self._uplink.session_message(self, topic, payload)
+            self._uplink.session_message(self, topics.lengthened(topic), payload)
 
     def disconnected(self, protocol: MQTTClientProtocol, reason: Exception) -> None:
         """See `IClientListener.disconnected`."""

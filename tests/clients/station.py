@@ -20,7 +20,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import websockets
-from ocpp.routing import after, on  # type: ignore[import-untyped] # the package has no types
+from ocpp.routing import after, on
 
 OPTIONS: Any = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {"protocol": "ocpp1.6"}
 VERSION = {"ocpp1.6": "v16", "ocpp2.0.1": "v201", "ocpp2.1": "v21"}[OPTIONS["protocol"]]

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from tbgw.config.findings import Severity
-from tbgw.config.thingsboard import DefaultLimit, ThingsBoardSection, read_thingsboard, session_limits
+from tbgw.config.thingsboard import (
+    DefaultLimit,
+    StatisticsCommand,
+    ThingsBoardSection,
+    read_thingsboard,
+    session_limits,
+)
 from tbgw.model import RateLimit, SessionLimits
 from tests.config.fakes import TOKEN, FolderCase, tree
 
@@ -83,18 +89,22 @@ class ThingsBoardTests(FolderCase):
         }
         self.read(**off)
         self.assertEqual(self.lines(), [])
-        self.read(remoteConfiguration=True, statistics={"enableCustom": True}, handleDeviceRenaming=True)
+        self.read(latencyDebugMode=True)
         self.assertEqual(len(self.lines()), 1)
-        self.assertIn("remoteConfiguration, statistics.enableCustom, handleDeviceRenaming", self.lines()[0])
+        self.assertIn("latencyDebugMode", self.lines()[0])
 
     def test_sections_are_typed(self):
         """Sections of later versions are read and checked already."""
         found = self.read(
-            statistics={"statsSendPeriodInSeconds": 60, "commands": [{}, {}]},
+            statistics={
+                "statsSendPeriodInSeconds": 60,
+                "commands": [{"command": ["df", "-h"], "attributeOnGateway": "a"}],
+            },
             checkingDeviceActivity={"inactivityTimeoutSeconds": 300, "inactivityCheckPeriodSeconds": 5},
             deviceFiltering={"enable": True, "filterFile": "list.json"},
         )
-        self.assertEqual((found.statistics.period_seconds, found.statistics.commands), (60, 2))
+        self.assertEqual(found.statistics.period_seconds, 60)
+        self.assertEqual(found.statistics.commands, (StatisticsCommand(("df", "-h"), "a", 10),))
         self.assertEqual((found.activity.timeout_seconds, found.activity.check_period_seconds), (300, 5))
         self.assertEqual(found.device_filtering.file, self.config_dir / "list.json")
         self.read(statistics={"statsSendPeriodInSeconds": "often"}, checkingDeviceActivity=7)
@@ -161,16 +171,67 @@ class ThingsBoardTests(FolderCase):
             self.read(rateLimits=wrong)
         self.assertEqual(len(self.faults()), 10)
 
-    def test_provisioning_alone(self):
-        """Provisioning has no effect yet; as the only way to credentials it is a fault that says so."""
-        provisioning = {"type": "ACCESS_TOKEN", "provisionDeviceKey": "canary1", "provisionDeviceSecret": "canary2"}
-        found = self.read(provisioning=provisioning)
+    def provision(self, security: dict[str, Any] | None = None, **provisioning: Any) -> ThingsBoardSection:
+        """A section that is to be provisioned, with these keys besides."""
+        keys = {"provisionDeviceKey": "canary1", "provisionDeviceSecret": "canary2", **provisioning}
+        section: dict[str, Any] = {"host": "127.0.0.1", "provisioning": keys}
+        if security is not None:
+            section["security"] = security
+        return read_thingsboard(tree(section), None, self.reporter)
+
+    def test_provisioning(self) -> None:
+        """Without credentials of its own the gateway is provisioned; secrets are shown nowhere."""
+        found = self.provision()
         assert found.provisioning is not None and found.provisioning.device_secret is not None
         self.assertEqual(found.provisioning.device_secret.reveal(), "canary2")
-        self.assertEqual((len(self.lines()), self.faults()), (1, []))
-        read_thingsboard(tree({"provisioning": provisioning}), None, self.reporter)
-        self.assertIn("provisioning has no effect in this version", self.faults()[0])
+        self.assertEqual((found.provisioning.type, found.security.tls, self.faults()), ("AUTO", False, []))
         self.assertNotIn("canary", repr(found) + "".join(self.lines()))
+
+    def test_provisioning_types(self) -> None:
+        """The kind follows from the keys when it is left out; a certificate needs TLS."""
+        cases: list[tuple[dict[str, Any], str]] = [
+            ({"access_token": "a1b2"}, "ACCESS_TOKEN"),
+            ({"username": "u", "password": "p"}, "MQTT_BASIC"),
+            ({"client_id": "c"}, "MQTT_BASIC"),
+            ({"type": "X509_CERTIFICATE"}, "X509_CERTIFICATE"),
+        ]
+        for keys, kind in cases:
+            found = self.provision(**keys)
+            assert found.provisioning is not None
+            self.assertEqual((found.provisioning.type, found.security.tls), (kind, kind == "X509_CERTIFICATE"))
+        self.assertEqual(self.faults(), [])
+
+    def test_provisioning_beside_credentials(self) -> None:
+        """Credentials of `security` count, and that is said; only TLS in `security` leaves provisioning on."""
+        found = self.provision({"accessToken": "kQ3xv81LmWzRt5Yb"})
+        self.assertIsNone(found.provisioning)
+        self.assertIn("thingsboard.security has credentials", "".join(self.lines()))
+        self.assertIsNotNone(self.provision({"tls": True}).provisioning)
+        self.assertEqual(self.faults(), [])
+
+    def test_provisioning_faults(self) -> None:
+        """A missing key, a placeholder, a password without a user: each is named."""
+        read_thingsboard(tree({"provisioning": {"type": "AUTO"}}), None, self.reporter)
+        self.assertEqual(len(self.faults()), 2)
+        self.provision(provisionDeviceKey="YOUR_PROVISION_DEVICE_KEY")
+        self.assertIn("placeholder", self.faults()[-1])
+        self.provision(type="MQTT_BASIC", password="p")
+        self.assertEqual(len(self.faults()), 4)
+
+    def test_packages(self) -> None:
+        """A command is a list that begins with a full path; numbers have bounds."""
+        found = self.read(firmware={"command": ["/usr/bin/apply", "-q"], "maxSizeBytes": 1000})
+        self.assertEqual((found.firmware.command, found.firmware.max_bytes), (("/usr/bin/apply", "-q"), 1000))
+        self.assertEqual((found.software.enabled, found.software.command, self.faults()), (True, (), []))
+        wrongs: list[dict[str, Any]] = [
+            {"command": "rm -rf /"},
+            {"command": []},
+            {"command": ["apply"]},
+            {"chunkSizeBytes": 70_000},
+        ]
+        for wrong in wrongs:
+            self.read(software=wrong)
+        self.assertEqual(len(self.faults()), 4)
 
     def test_no_security(self):
         """Without any credentials there is one fault, at the section."""

@@ -24,7 +24,8 @@ class XMPPConfigTests(FolderCase):
         """Account and device need little; what is left out is safe: no readable password (X-20)."""
         found = self.parse()
         server = found.server
-        self.assertEqual((server.host, server.port, server.timeout_ms), ("localhost", 5222, 10_000))
+        self.assertEqual((server.host, server.port, server.timeout_ms), (None, None, 10_000))
+        self.assertTrue(found.needs_tls and server.stream_management)
         self.assertTrue(server.force_starttls)
         self.assertFalse(server.direct_tls or server.disable_starttls or server.unencrypted_plain_auth)
         self.assertEqual(server.plugins, ("xep_0030", "xep_0323", "xep_0325"))
@@ -93,7 +94,8 @@ class XMPPConfigTests(FolderCase):
     def test_secrets_stay_secret(self):
         """Neither the section nor a finding shows the password (P-11)."""
         self.assertNotIn("canary", repr(self.parse()))
-        self.assertRaises(Refused, self.parse, {**SERVER, "password": ["canary-9"]})
+        self.parse({**SERVER, "password": ["canary-9"]})
+        self.assertNotEqual(self.faults(), [])
         self.assertNotIn("canary", "\n".join(self.lines()))
 
     def test_same_device_twice(self):

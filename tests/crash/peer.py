@@ -69,7 +69,8 @@ class ScriptedBroker:
             elif kind == 8:
                 if end == "SUBSCRIBE":
                     return
-                answer = body[:2] + b"\x00" * five + b"\x01" * 7
+                filters = body.count(b"v1/") + body.count(b"v2/")
+                answer = body[:2] + b"\x00" * five + b"\x01" * filters
                 link.sendall(b"\x90" + bytes([len(answer)]) + answer)
                 if end == "SUBACK":
                     return

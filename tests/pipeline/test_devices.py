@@ -131,8 +131,8 @@ class FormTests(Base):
             "futureField": {"x": [1]},
         }
         registry = self.written({"A": entry, "B": {"deviceType": None, "disconnected": True}})
-        self.assertEqual((registry.profile("A"), registry.profile("B")), ("thermo", "default"))
-        self.assertEqual(list(registry.present()), ["A"])
+        self.assertEqual((registry.profile("new name"), registry.profile("B")), ("thermo", "default"))
+        self.assertEqual(list(registry.present()), ["new name"])
         registry.write(registry.snapshot())
         content = json.loads(self.path.read_bytes())
         self.assertEqual(content["A"], entry)
@@ -158,7 +158,7 @@ class FormTests(Base):
     def test_older_form(self):
         """A list for each device: connector, profile, and perhaps a new name."""
         registry = self.written({"A": ["Line 4", "thermo"], "B": ["Line 5", "boiler", "new name"]})
-        self.assertEqual((registry.profile("A"), registry.profile("B")), ("thermo", "boiler"))
+        self.assertEqual((registry.profile("A"), registry.profile("new name")), ("thermo", "boiler"))
         content = json.loads(registry.snapshot())
         self.assertEqual((content["A"]["connectorName"], content["A"]["renaming"]), ("Line 4", None))
         self.assertEqual((content["B"]["connectorName"], content["B"]["renaming"]), ("Line 5", "new name"))

@@ -18,7 +18,16 @@ from tbgw.interfaces import IConnector, IDownlink, IUplinkListener
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.model import Device, SessionLimits
-from tbgw.pipeline.downlink import COMMAND_SECONDS, MAX_RUNNING, MAX_UNACKNOWLEDGED, REQUEST_SECONDS, Downlink
+from tbgw.pipeline.downlink import (
+    COMMAND_SECONDS,
+    MAX_REMEMBERED,
+    MAX_REMEMBERED_BYTES,
+    MAX_RUNNING,
+    MAX_UNACKNOWLEDGED,
+    REPEAT_SECONDS,
+    REQUEST_SECONDS,
+    Downlink,
+)
 from tbgw.thingsboard import payloads, topics
 from tests.fakes import FakeUplink
 
@@ -89,6 +98,15 @@ class DownlinkTests(DownlinkCase):
         verifyObject(IDownlink, self.downlink)
         verifyObject(IUplinkListener, self.downlink)
         verifyObject(IConnector, self.connector)
+
+    def test_packages_of_devices(self) -> None:
+        """What ThingsBoard offers a device behind the gateway (`fw_...`) is passed on as attributes, and taken back."""
+        offer = {"fw_title": "t", "fw_version": "1", "fw_size": 3, "fw_checksum": "ab", "fw_checksum_algorithm": "MD5"}
+        self.answers(topics.ATTRIBUTES, payloads.encode({"device": "A", "data": offer}))
+        self.answers(topics.ATTRIBUTES, payloads.encode({"device": "A", "data": {"deleted": list(offer)}}))
+        self.assertEqual(
+            self.connector.calls, [("attributes", "A", offer, []), ("attributes", "A", {}, list(offer))]
+        )
 
     def test_command(self):
         """A command goes to the connector that the device spoke through; its value goes back to (device, id)."""
@@ -203,6 +221,77 @@ class DownlinkTests(DownlinkCase):
         self.assertEqual(self.counters.total("answers_dropped"), 1)
         self.assertEqual(len(self.connector.calls), 2)
 
+    def test_answered_before_and_asked_again(self):
+        """A command that was answered and comes again with the next session gets the same answer, and is not repeated;
+        later in the session the number is another command's."""
+        self.command(4, params={"x": 1})
+        self.assertEqual([content["data"] for _, content in self.sent()], ["ok"])
+        self.uplink.down()
+        self.connector.answer = lambda: succeed("again")
+        self.command(4, params={"x": 1})  # before the session is ready
+        self.uplink.up()
+        self.command(4, params={"x": 1})
+        self.assertEqual([content["data"] for _, content in self.sent()], ["ok", "ok"])
+        self.assertEqual(len(self.connector.calls), 1)
+        self.command(4, params={"x": 2})
+        self.command(4, method="other")
+        self.assertEqual([content["data"] for _, content in self.sent()], ["again", "again"])
+        self.clock.advance(REPEAT_SECONDS)
+        self.command(4, params={"x": 1})
+        self.assertEqual(len(self.connector.calls), 4)
+
+    def test_answer_of_which_the_session_is_over_is_given_later(self):
+        """The answer came when nobody could hear it: whoever asks again hears it, and the device does it once."""
+        running: Deferred[Any] = Deferred()
+        self.connector.answer = lambda: running
+        self.command(1)
+        self.uplink.down()
+        running.callback("done")
+        self.uplink.up()
+        self.command(1)
+        self.assertEqual([content["data"] for _, content in self.sent()], ["done"])
+        self.assertEqual(len(self.connector.calls), 1)
+
+    def test_command_before_the_session_is_ready(self):
+        """ThingsBoard sends what waits as soon as that is subscribed to; the answer waits for the session."""
+        self.uplink.down()
+        self.command(1)
+        self.assertEqual(self.uplink.sent, [])
+        self.uplink.up()
+        self.assertEqual([content["data"] for _, content in self.sent()], ["ok"])
+
+    def test_remembered_answers_are_bounded(self):
+        """However many and long the answers are, what is remembered of them keeps to its bounds."""
+        self.connector.answer = lambda: succeed("x" * 40_000)
+        for number in range(100):
+            self.command(number)
+            self.uplink.acknowledge_all()
+        self.assertLessEqual(self.downlink._answered_bytes, MAX_REMEMBERED_BYTES)
+        self.assertEqual(
+            self.downlink._answered_bytes,
+            sum(len(answered.payload) for answered in self.downlink._answered_before.values()),
+        )
+        self.connector.answer = lambda: succeed(1)
+        for number in range(MAX_REMEMBERED + 100):
+            self.command(number, "B")
+            self.uplink.acknowledge_all()
+        self.assertEqual(len(self.downlink._answered_before), MAX_REMEMBERED)
+
+    def test_own_commands(self):
+        """`gateway_...` is the gateway's, also where a connector is of that type; its code stands beside the error."""
+        asked: list[Any] = []
+
+        def own(method: str, params: Any) -> Deferred[Any]:
+            asked.append((method, params))
+            return fail(CommandFailed("no", 403)) if method == "gateway_x" else succeed({"code": 200})
+
+        self.downlink.set_own_commands(own)
+        self.downlink.set_connectors([self.connector, FakeConnector("Odd", "gateway")])
+        for method, answer in (("gateway_ping", {"code": 200}), ("gateway_x", {"error": "no", "code": 403})):
+            content = payloads.encode({"method": method, "params": {"a": 1}})
+            self.assertEqual(self.answers(topics.DEVICE_RPC_REQUEST + "7", content)[0][1], answer)
+        self.assertEqual(asked, [("gateway_ping", {"a": 1}), ("gateway_x", {"a": 1})])
+
     def test_answers_wait_for_room(self):
         """Not more than a few publishes are without PUBACK; the others follow, in order, none is lost."""
         for number in range(MAX_UNACKNOWLEDGED + 10):
@@ -239,7 +328,8 @@ class DownlinkTests(DownlinkCase):
         for method in ("reboot", "socket_", "modbus_set", "gateway_ping", ""):
             content = payloads.encode({"method": method, "params": {}})
             ((topic, answer),) = self.answers(topics.DEVICE_RPC_REQUEST + "7", content)
-            self.assertEqual((topic, answer), (topics.DEVICE_RPC_RESPONSE + "7", {"error": answer["error"]}))
+            self.assertEqual(topic, topics.DEVICE_RPC_RESPONSE + "7")
+            self.assertEqual(answer, {"error": answer["error"], "code": 404})
         self.assertEqual(self.connector.calls, [])
 
     def test_attribute_update(self):
@@ -317,6 +407,46 @@ class QuestionTests(DownlinkCase):
 
     def reply(self, **content: Any) -> None:
         self.downlink.message_received(topics.ATTRIBUTES_RESPONSE, payloads.encode({"device": "A", **content}))
+
+    def test_rpc(self) -> None:
+        """A device's RPC goes out as the gateway's own, and names the device in the parameters."""
+        asked: list[Any] = []
+
+        class Own:
+            def rpc(self, method: str, params: Any) -> Deferred[Any]:
+                asked.append((method, params))
+                return succeed(7)
+
+        own: Any = Own()
+        downlink = Downlink(
+            self.uplink.publish, Events(self.counters, lambda: 0.0), self.clock, self.places.get, own_device=own
+        )
+        self.assertEqual(self.successResultOf(downlink.rpc(Device("A"), "getTime", [1])), 7)
+        self.assertEqual(asked, [("getTime", {"device": "A", "params": [1]})])
+        self.failureResultOf(self.downlink.rpc(Device("A"), "getTime", None), NoAnswer)
+
+    def test_claim(self) -> None:
+        """A device is introduced, then opened; a refusal, the end of the session and too many others fail it."""
+        done = self.downlink.claim(Device("A", "thermo"), "s", 60_000)
+        self.assertEqual(
+            self.sent(),
+            [
+                (topics.CONNECT, {"device": "A", "type": "thermo"}),
+                (topics.CLAIM, {"A": {"secretKey": "s", "durationMs": 60_000}}),
+            ],
+        )
+        self.successResultOf(done)
+        refused = self.downlink.claim(Device("A"))
+        self.assertEqual([json.loads(sent.payload) for sent in self.uplink.waiting], [{"A": {}}])
+        self.uplink.acknowledge(code=0x99)
+        self.failureResultOf(refused, NoAnswer)
+        waiting = [self.downlink.claim(Device("A")) for _ in range(MAX_UNACKNOWLEDGED)]
+        self.failureResultOf(self.downlink.claim(Device("A")), NoAnswer)
+        self.failureResultOf(self.downlink.claim(Device("")), NoAnswer)
+        self.uplink.down()
+        for one in waiting:
+            self.failureResultOf(one, LinkDown)
+        self.failureResultOf(self.downlink.claim(Device("A")), LinkDown)
 
     def test_question(self):
         """One name is asked for as `key`, several as `keys`, once each, in the scope that is asked for."""

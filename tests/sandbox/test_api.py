@@ -9,6 +9,8 @@ from twisted.trial import unittest
 from tbgw.sandbox.api import publish
 from tbgw.sandbox.outcomes import Verdict
 from tbgw.sandbox.platform import Platform, SandboxLimits, Session
+from tbgw.sandbox.profiles import ALLOW_CREATE, DeviceProfile
+from tbgw.sandbox.provisioning import provision
 from tbgw.sandbox.switches import Switches
 from tbgw.sandbox.values import plain
 
@@ -35,6 +37,7 @@ class ApiTests(unittest.SynchronousTestCase):
         self.gateway = self.session("gateway-token")
         self.plain = self.session("device-token")
         self.switches = Switches()
+        self.platform.set_profile(DeviceProfile("p", strategy=ALLOW_CREATE, key="k", secret="s"))
 
     def session(self, token) -> Session:
         accepted = self.platform.connect(token, None, "c", 4)
@@ -118,7 +121,7 @@ class DeviceApiTests(ApiTests):
     def test_attribute_request(self):
         """Asked for by comma strings; neither asks for all; scopes without a found key are left out."""
         self.publish("v2/a", {"a": 1, "b": {"c": 2}})
-        self.platform.devices["Gateway"].shared["s"] = "x"
+        self.platform.devices["Gateway"].shared["s"] = (1, "x")
         for asked, expected in (
             ({"clientKeys": "a,zz"}, {"client": {"a": 1}}),
             ({"clientKeys": "a,b", "sharedKeys": "s"}, {"client": {"a": 1, "b": {"c": 2}}, "shared": {"s": "x"}}),
@@ -162,7 +165,7 @@ class DeviceApiTests(ApiTests):
     def test_client_rpc(self):
         """Other calls are acknowledged; a number that is none and a missing method are faults."""
         stem = "v1/devices/me/rpc/request/"
-        self.assertEqual(self.publish(stem + "1", {"method": "getTime", "params": {}})[:2], (Verdict.ACCEPTED, None))
+        self.assertEqual(self.publish(stem + "1", {"method": "open", "params": {}})[:2], (Verdict.ACCEPTED, None))
         self.assertIs(self.verdict(stem + "x", {"method": "getTime"}), Verdict.FAULT)
         self.assertIs(self.verdict(stem + "1", {"params": {}}), Verdict.FAULT)
         self.assertIs(self.verdict(stem + "1", "nonsense"), Verdict.BAD_PAYLOAD)
@@ -306,7 +309,7 @@ class GatewayApiTests(ApiTests):
     def test_attribute_requests(self):
         """The answer has `value` for one name, `values` for more, and neither when nothing is there."""
         self.publish("v1/gateway/attributes", {"A": {"a": 1, "b": {"c": 2}}})
-        self.platform.devices["A"].shared["s"] = "x"
+        self.platform.devices["A"].shared["s"] = (1, "x")
         both = {"values": {"a": 1, "b": {"c": 2}}}
         for asked, expected in (
             ({"client": True, "key": "a"}, {"value": 1}),
@@ -351,8 +354,20 @@ class GatewayApiTests(ApiTests):
             "[" * 99,
         ]
         names = ["telemetry", "attributes", "attributes/request", "rpc", "claim", "connect", "disconnect", ""]
+        numbered = ("rpc/request/", "rpc/response/", "attributes/request/")
+        names += [f"{stem}{number}" for stem in numbered for number in (0, "x")]
+        self.platform.set_limits({"rateLimits": {"messages": "5:600"}, "gatewayRateLimits": {"messages": "30:600"}})
         seen = set()
         for payload in shapes:
             for topic in [f"v1/gateway/{n}" for n in names] + [f"v1/devices/me/{n}" for n in names]:
                 seen.add(self.verdict(topic, payload))
-        self.assertTrue(seen >= {Verdict.ACCEPTED, Verdict.BAD_PAYLOAD, Verdict.GATEWAY_FAULT})
+            for number in ("0", "9" * 30, "-1"):
+                seen.add(self.verdict(f"v2/fw/request/{number}/chunk/{number}", payload))
+                seen.add(provision(self.platform, "/provision/request", payload.encode(), NOW).verdict)
+                seen.add(provision(self.platform, number, payload.encode(), NOW).verdict)
+        self.assertTrue(seen >= {Verdict.ACCEPTED, Verdict.BAD_PAYLOAD, Verdict.GATEWAY_FAULT, Verdict.LIMITED})
+        wishes = ("provisionDeviceKey", "provisionDeviceSecret", "deviceName", "credentialsType", "token", "gateway")
+        for wish in wishes:
+            for value in shapes:
+                request = f'{{"provisionDeviceKey":"k","provisionDeviceSecret":"s","{wish}":{value}}}'
+                provision(self.platform, "/provision/request", request.encode(), NOW)

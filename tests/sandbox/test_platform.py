@@ -156,6 +156,7 @@ class RecordTests(unittest.SynchronousTestCase):
                     "b": {"ts": 5, "value": True},
                 },
                 "attributes": {"m": {"ts": NOW + 2, "value": "DHT"}},
+                "shared": {},
                 "lastActivity": NOW + 2,
             },
         )

@@ -435,7 +435,9 @@ while chunk := link.recv(65536):
         if len(buffer) < used + length: break
         kind, body, buffer = buffer[0] >> 4, buffer[used:used+length], buffer[used+length:]
         if kind == 1: link.sendall(b"\\x20\\x02\\x00\\x00")
-        elif kind == 8: link.sendall(b"\\x90\\x09" + body[:2] + b"\\x01" * 7)
+        elif kind == 8:
+            count = body.count(b"v1/") + body.count(b"v2/")
+            link.sendall(b"\\x90" + bytes([2 + count]) + body[:2] + b"\\x01" * count)
         elif kind == 3:
             size = int.from_bytes(body[:2], "big"); topic = body[2:2+size]
             if topic == b"v1/gateway/connect": link.sendall(b"\\x40\\x02" + body[2+size:4+size])

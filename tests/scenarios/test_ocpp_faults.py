@@ -80,8 +80,12 @@ class KillTests(FaultCase):
     timeout = 300
 
     async def test_nothing_acknowledged_is_lost(self) -> None:
-        """Killed at any moment between CALL and CALLRESULT: all that was answered arrives, in several rounds."""
+        """
+        Killed at any moment between CALL and CALLRESULT, in several rounds, while ThingsBoard is away: all that was
+        answered arrives when it is back.
+        """
         self.configure()
+        await self.sandbox.stopService()
         sent = 0
         acknowledged: set[int] = set()
         chance = random.Random(7)
@@ -99,6 +103,7 @@ class KillTests(FaultCase):
             await self.kill_gateway()
             await station.ended
             acknowledged |= {numbers[number] for number in station.results if number in numbers}
+        self.sandbox.startService()
         await self.start_gateway()
         self.assertGreater(len(acknowledged), 20)
 

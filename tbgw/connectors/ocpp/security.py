@@ -48,6 +48,9 @@ MAX_ADDRESSES = 10_000
 """Addresses whose failures are counted at one time."""
 MAX_IDENTITY_CHARACTERS = 255
 RETRY_SECONDS = 30
+"""After how long to come again from an address with many failures."""
+BUSY_RETRY_SECONDS = 5
+"""After how long to come again when too many logins wait to be hashed: most of these are through by then."""
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="OCPP", charset="UTF-8"'}
 
 NO_LOGIN, BASIC, BASIC_TLS, CERTIFICATE = range(4)
@@ -210,7 +213,7 @@ class Doorkeeper:
 
         def decide(matched: PasswordHash | bool | None) -> Pass | Refusal:
             if matched is None:
-                return Refusal(503, "too many logins wait", {"Retry-After": str(RETRY_SECONDS)})
+                return Refusal(503, "too many logins wait", {"Retry-After": str(BUSY_RETRY_SECONDS)})
             if matched is False:
                 return self._refuse(handshake, identity, 401, "its login is not good")
             if isinstance(matched, PasswordHash) and matched in own:

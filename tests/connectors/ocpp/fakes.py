@@ -140,6 +140,12 @@ class FakeDownlink:
         self.asked.append((device.name, scope, tuple(keys), answer))
         return answer
 
+    def rpc(self, device: Device, method: str, params: Value) -> Deferred[Value]:
+        raise AssertionError("charge points ask ThingsBoard nothing")
+
+    def claim(self, device: Device, secret_key: str | None = None, duration_ms: int | None = None) -> Deferred[None]:
+        raise AssertionError("charge points are not claimed")
+
 
 @implementer(IStation)
 class FakeStation:
