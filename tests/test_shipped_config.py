@@ -22,6 +22,8 @@ from tbgw.connectors.xmpp.config import XMPPConfig
 ROOT = Path(__file__).resolve().parent.parent
 ETC = ROOT / "etc"
 REFERENCE = ROOT / "tests" / "data" / "reference-config"
+SAMPLES = {"xmpp.json"}
+"""Files of connectors that need a server or a device of the user's, and so are not started as shipped."""
 TOKEN = {"TB_GW_ACCESS_TOKEN": "kQ3xv81LmWzRt5Yb"}
 
 
@@ -41,7 +43,17 @@ class ShippedConfigTests(SynchronousTestCase):
         config = self.examine().config
         assert config is not None
         used = {entry.file.name for entry in config.connectors} | {"tb_gateway.json", "README.md"}
-        self.assertEqual({path.name for path in ETC.iterdir()}, used)
+        self.assertEqual({path.name for path in ETC.iterdir()}, used | SAMPLES)
+
+    def test_xmpp_sample(self):
+        """The sample of an XMPP connector is good once its password file is there."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "xmpp-password").write_text("s3cr3t\n")
+        (folder / "xmpp-password").chmod(0o600)
+        reporter = Reporter(folder, Path("data"))
+        PARSERS["xmpp"](read_document((ETC / "xmpp.json").read_bytes(), "xmpp.json").root, reporter)
+        self.assertEqual([str(one) for one in reporter.findings()], [])
 
     def test_sandbox(self):
         """The gateway speaks to its own sandbox, with the token that the sandbox makes; nothing else is reachable."""
