@@ -24,6 +24,7 @@ from tbgw.connectors.xmpp.device_config import XMPPDevice
 from tbgw.connectors.xmpp.server_config import XMPPServer, read_server
 from tbgw.model import ReportStrategy
 
+
 @config_section
 class XMPPConfig:
     """A whole XMPP connector file."""
