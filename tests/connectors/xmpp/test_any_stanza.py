@@ -10,9 +10,10 @@ from twisted.words.xish.domish import Element
 
 from tests.connectors.xmpp.fakes import CONTROL, SENSOR, ConnectorCase
 
-NAMES = tuple(
-    "message presence iq body thread fields node timestamp numeric boolean int done failure error started req accepted set "
-    "query item x delay show status priority paramError text item-not-found odd".split()
+NAMES = (
+    *("message", "presence", "iq", "body", "thread", "fields", "node", "timestamp", "numeric", "boolean", "int", "done"),
+    *("failure", "error", "started", "req", "accepted", "set", "query", "item", "x", "delay", "show", "status"),
+    *("priority", "paramError", "text", "item-not-found", "odd"),
 )
 URIS = (
     "jabber:client", SENSOR, CONTROL, "jabber:x:data", "urn:xmpp:delay", "jabber:iq:roster",

@@ -41,6 +41,7 @@ class ParameterTests(SynchronousTestCase):
         listed: Any = [{"name": "b", "value": 1}, {"name": "a", "type": "string", "value": 2}]
         written = set_element(parameters(listed), ["n"])
         self.assertEqual([child.name for child in written.elements()], ["node", "int", "string"])
+        odd: Any
         for odd in (None, [], [{}], [{"name": "a"}], [{"name": 1, "value": 1}], "x"):
             self.assertRaises(BadParameter, parameters, odd)
 
