@@ -11,8 +11,8 @@ from twisted.words.xish.domish import Element
 from tests.connectors.xmpp.fakes import CONTROL, SENSOR, ConnectorCase
 
 NAMES = (
-    *("message", "presence", "iq", "body", "thread", "fields", "node", "timestamp", "numeric", "boolean", "int", "done"),
-    *("failure", "error", "started", "req", "accepted", "set", "query", "item", "x", "delay", "show", "status"),
+    *("message", "presence", "iq", "body", "thread", "fields", "node", "timestamp", "numeric", "boolean", "int"),
+    *("done", "failure", "error", "started", "req", "accepted", "set", "query", "item", "x", "delay", "show", "status"),
     *("priority", "paramError", "text", "item-not-found", "odd"),
 )
 URIS = (
