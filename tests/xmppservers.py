@@ -261,7 +261,7 @@ modules:
   mod_roster: {{}}
   mod_offline: {{}}
   mod_ping: {self.ping}
-  mod_stream_mgmt: {{resume_timeout: {self.resume_seconds}, max_ack_queue: 5000, resend_on_timeout: if_offline}}
+  mod_stream_mgmt: {{resume_timeout: {self.resume_seconds}, max_ack_queue: 100000, resend_on_timeout: if_offline}}
 {self.extra}
 """
 

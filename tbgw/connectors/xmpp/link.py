@@ -40,7 +40,7 @@ from tbgw.connectors.xmpp.compat import StreamManager
 from tbgw.connectors.xmpp.component import ComponentAuthenticator
 from tbgw.connectors.xmpp.disco import Discovery, handlers
 from tbgw.connectors.xmpp.errors import LinkBusy, LoginFailed, LoginRefused
-from tbgw.connectors.xmpp.exchange import MAX_UNCONFIRMED, Exchange
+from tbgw.connectors.xmpp.exchange import MAX_UNCONFIRMED, MAX_UNCONFIRMED_BYTES, Exchange
 from tbgw.connectors.xmpp.interfaces import IXMPPLink, IXMPPListener
 from tbgw.connectors.xmpp.keepalive import Keepalive
 from tbgw.connectors.xmpp.login import Account, ClientAuthenticator
@@ -244,7 +244,7 @@ class XMPPLink(Service):
                 self._tls,
                 self._exchange.management,
                 self.jid,
-                lambda: StreamManagement(MAX_UNCONFIRMED),
+                lambda: StreamManagement(MAX_UNCONFIRMED, MAX_UNCONFIRMED_BYTES),
             )
         self._failure = None
         self._stream = stream = LinkStream(authenticator, self._exchange, self._limits)

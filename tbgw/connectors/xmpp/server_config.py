@@ -261,7 +261,9 @@ def read_server(node: Node, reporter: Reporter) -> XMPPServer:
 def _check_login(server: XMPPServer, node: Node, reporter: Reporter) -> None:
     given = node.member("password") or node.member("passwordFile")
     password = server.password.reveal() if server.password is not None else ""
-    if given is not None and not password.strip():
+    if given is not None and server.password is None:
+        pass  # what is wrong with it was said as it was read
+    elif given is not None and not password.strip():
         reporter.fault(given, "is empty")
     elif password == "password":  # noqa: S105 - the sample file's, which is no secret
         reporter.warning(given or node, "is the one of the sample file; set a real one")

@@ -9,7 +9,7 @@ from twisted.words.xish.domish import Element
 
 from tbgw.connectors.xmpp import link_events, stanzas
 from tbgw.connectors.xmpp.compat import PingHandler
-from tbgw.connectors.xmpp.errors import LinkGone, RequestTimedOut
+from tbgw.connectors.xmpp.errors import LinkBusy, LinkGone, RequestTimedOut
 from tbgw.connectors.xmpp.link import XMPPLink
 from tests.connectors.xmpp.links import LinkCase, message, pause
 from tests.xmppservers import XMPPServer, start
@@ -192,6 +192,23 @@ class CutTests(LinkCase):
         self.assertIn("no login came about", events.of(link_events.SessionFailed)[0].why)
         server.thaw()
         await listener.next_up(2)
+
+    async def test_server_does_not_read(self):
+        """Sending to a server that takes nothing ends in an error by name, long before the memory does."""
+        for managed in (True, False):
+            server = self.server()
+            gateway, _, _ = await self.up(server, streamManagement=managed)
+            server.freeze()
+            large = message(f"device@{server.domain}", "x" * 190_000)
+            sent = 0
+            with self.assertRaises(LinkBusy):
+                while sent < 300:
+                    gateway.send(large)
+                    sent += 1
+                    await pause(0.001)
+            self.assertLess(sent, 150)
+            await gateway.stopService()
+            server.kill()
 
     async def test_silent_login(self):
         """A server that takes the connection and never speaks is left after the login's time."""
