@@ -1,13 +1,14 @@
 """`python -m bench.packages`: how long a firmware package takes to the gateway, by the size of its chunks.
 
 The sandbox runs here; the gateway is a process of its own (`twistd tbgw`), and so is the peer: a bare MQTT client of
-`tbgw.mqtt` that asks for the same chunks one after the other, and neither keeps nor checks what comes. Measured from the
-offer to the state VERIFIED as the sandbox hears it, without the second for which the gateway gathers attributes; the
-peer from its first request to its last chunk. Medians of three runs, with their spread.
+`tbgw.mqtt` that asks for the same chunks one after the other, and neither keeps nor checks what comes. Measured from
+the offer to the state VERIFIED as the sandbox hears it, without the second for which the gateway gathers attributes;
+the peer from its first request to its last chunk. Medians of three runs, with their spread.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -111,10 +112,13 @@ async def _gateway(sandbox: Sandbox, chunk: int, version: str) -> float:
     with tempfile.TemporaryDirectory(prefix="tbgw-bench-", dir=Path.cwd()) as folder:
         etc = Path(folder, "etc")
         etc.mkdir()
-        etc.joinpath("tb_gateway.json").write_text(
-            f'{{"thingsboard": {{"host": "127.0.0.1", "port": {sandbox.port}, '
-            f'"firmware": {{"chunkSizeBytes": {chunk}}}, "security": {{"accessToken": "{sandbox.ensure_token()}"}}}}, "connectors": []}}'
-        )
+        thingsboard = {
+            "host": "127.0.0.1",
+            "port": sandbox.port,
+            "security": {"accessToken": sandbox.ensure_token()},
+            "firmware": {"chunkSizeBytes": chunk},
+        }
+        etc.joinpath("tb_gateway.json").write_text(json.dumps({"thingsboard": thingsboard, "connectors": []}))
         command = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "tbgw", "-c", str(etc)]
         process = subprocess.Popen(
             [*command, "-d", folder], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL
