@@ -61,6 +61,8 @@ LONGEST_REFUSED_RETRY_SECONDS = 3600.0
 
 DISK_RETRY_SECONDS = 60.0
 
+WAITS = "a new one waits to be put into the device's credentials in ThingsBoard: it is in the attribute newCertificate"
+
 Dial = Callable[[Login | None], tuple[IStreamClientEndpoint, str]]
 """Where ThingsBoard is, and its name in log lines; with the certificate of a login, if that has one."""
 
@@ -206,8 +208,15 @@ class Enrolment(Service):
         self._now = now
         self._new_versions = versions
         self._work: Deferred[None] | None = None
-        self._renewal: Deferred[str] | None = None
+        self._renewal: Deferred[Any] | None = None
         self._log = Logger()
+        self._next: Login | None = None
+        self._former: Login | None = None
+        """Of the two logins between which there is a choice while a new certificate waits, the one that was first."""
+        self.successor = ""
+        """In PEM: the certificate that waits for ThingsBoard to take it; empty when none does."""
+        uplink.login_accepted = self._accepted
+        uplink.login_refused = self._refused
         self.login: Login | None = None
         """The credentials in use; None before there are any."""
         self.started: Callable[[], None] = _nothing
@@ -247,7 +256,8 @@ class Enrolment(Service):
     def renew(self) -> Deferred[str]:
         """
         Ask for the same device with a new key and certificate, and use them if that is granted. Fires with an empty
-        text, or with words that say why everything stays as it is; never fails.
+        text, or with words that say why everything stays as it is; never fails. In that case the new pair is kept as
+        the `successor`, and used as soon as ThingsBoard takes it and not the old one any more.
         """
         self._renewal = Deferred.fromCoroutine(self._renew())
         return self._renewal.addErrback(_stopped)
@@ -274,10 +284,16 @@ class Enrolment(Service):
             return
         if login is None:
             login = await self._provision()
+        elif login.certificate is not None:
+            following = await self._disk(self._keeper.next)
+            # The same after a crash in the middle of going over to it.
+            self._next = following if following != login else None
+            self.successor = await self._certificate_text(self._next) if self._next is not None else ""
         self._use(login)
 
     async def _again(self) -> None:
         await self._disk(self._keeper.forget)
+        self._no_successor()
         if self._uplink.running:
             await self._uplink.stopService()
         self._use(await self._provision())
@@ -384,17 +400,52 @@ class Enrolment(Service):
         old = self.login
         if old is None or old.certificate is None or self._plan.type != "X509_CERTIFICATE" or not old.device_name:
             return "the certificate was not made by provisioning"
+        if self._next is not None:
+            return WAITS
         try:
             new = await self._new_login(old.device_name)
-            came = await self._attempt(_Asked(new, await self._certificate_text(new), False), self._new_versions())
+            text = await self._certificate_text(new)
+            came = await self._attempt(_Asked(new, text, False), self._new_versions())
             if not isinstance(came, Login):
-                await self._disk(self._keeper.tidy, old)
-                return came.why if isinstance(came, _Failed) else f"{came.status}: {came.message}"
+                await self._disk(self._keeper.keep_next, new)
+                self._next, self.successor = new, text
+                why = came.why if isinstance(came, _Failed) else f"{came.status}: {came.message}"
+                return f"{why}; {WAITS}"
             await self._disk(self._keeper.keep, new)
         except OSError as error:
             return str(error)
         self._use(new)
         return ""
+
+    def _refused(self) -> bool:
+        """ThingsBoard does not know the certificate: it may have been given the successor meanwhile, so take turns."""
+        if self._next is None or self.login is None:
+            return False
+        if self.login is self._next:
+            other = self._former or self.login
+        else:
+            self._former, other = self.login, self._next
+        try:
+            endpoint, where = self._dial(other)
+        except ConfigurationError as error:
+            self._events.emit(CredentialsUnusable(fault=str(error)))
+            return False
+        self.login = other
+        self._uplink.aim(endpoint, where, credentials(other))
+        return other is self._next
+
+    def _accepted(self) -> None:
+        """ThingsBoard lets us in; if that is with the successor, it is what counts from now on."""
+        new = self._next
+        if new is None or self.login is not new:
+            return
+        self._no_successor()
+        self._renewal = Deferred.fromCoroutine(self._insist(self._disk, self._keeper.keep, new)).addErrback(_stopped)
+        self.started()
+
+    def _no_successor(self) -> None:
+        self._next = self._former = None
+        self.successor = ""
 
     async def _attempt(self, asked: _Asked, versions: VersionChoice) -> Login | Refusal | _Failed:
         """One connection."""
