@@ -21,26 +21,16 @@ from typing import Any, NamedTuple, TypeVar
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from tbgw.errors import ConfigurationError, LinkDown, NoAnswer
+from tbgw.errors import ConfigurationError
 from tbgw.internal_events import Events
-from tbgw.mqtt import (
-    ClientOptions,
-    ConnAck,
-    IClientListener,
-    MQTTClientProtocol,
-    MQTTError,
-    Publish,
-    VersionChoice,
-)
-from tbgw.thingsboard import topics
+from tbgw.mqtt import ClientOptions, VersionChoice
 from tbgw.uplink.certificates import make_pair
 from tbgw.uplink.client import LONGEST_RETRY_SECONDS, OTHER_VERSION_SECONDS, RETRY_FACTOR, Credentials, Uplink
+from tbgw.uplink.exchange import Exchange
 from tbgw.uplink.internal_events import (
     CredentialsAssumed,
     CredentialsUnusable,
@@ -52,9 +42,6 @@ from tbgw.uplink.keeping import CredentialsKeeper
 from tbgw.uplink.provisioning import Login, Plan, Refusal, parse_response, request
 
 T = TypeVar("T")
-
-ANSWER_SECONDS = 60.0
-"""How long one attempt may take, from dialling to the answer; as in the reference."""
 
 REFUSED_RETRY_SECONDS = 60.0
 LONGEST_REFUSED_RETRY_SECONDS = 3600.0
@@ -92,87 +79,6 @@ def credentials(login: Login) -> Credentials:
             login.client_id, login.username or None, login.password.encode() if login.password else None
         )
     return Credentials()
-
-
-@implementer(IClientListener)
-class _Exchange:
-    """
-    One connection that asks once. `answer` fires with the payload of the answer, or with what ended it before; it never
-    fails, and may be cancelled.
-    """
-
-    def __init__(self, payload: bytes, options: ClientOptions, clock: IReactorTime) -> None:
-        self._payload = payload
-        self._protocol = MQTTClientProtocol(options, self, clock)
-        self._timer = clock.callLater(ANSWER_SECONDS, self._overdue)
-        self._dialled: Deferred[Any] | None = None
-        self._over = False
-        self.accepted = False
-        """Whether CONNACK said yes."""
-        self.asked = False
-        """Whether the request may have reached ThingsBoard."""
-        self.answer: Deferred[bytes | Exception] = Deferred(lambda _: self._close())
-
-    def begin(self, endpoint: IStreamClientEndpoint) -> None:
-        """Dial."""
-        self._dialled = endpoint.connect(_Factory(self._protocol))
-        self._dialled.addErrback(self._not_dialled)
-
-    def _not_dialled(self, failure: Failure) -> None:
-        error = failure.value
-        self._end(error if isinstance(error, Exception) else LinkDown(str(error)))
-
-    def connected(self, protocol: MQTTClientProtocol, connack: ConnAck) -> None:
-        """See `IClientListener.connected`."""
-        self.accepted = self.asked = True
-        protocol.subscribe([(topics.PROVISION_RESPONSE, 1)]).addErrback(_over)
-        protocol.publish(topics.PROVISION_REQUEST, self._payload, qos=1).addCallbacks(self._taken, _over)
-
-    def _taken(self, code: int) -> None:
-        if code >= 0x80:
-            self._end(MQTTError(f"ThingsBoard refused the request with reason code {code:#x}"))
-
-    def message_received(self, protocol: MQTTClientProtocol, publish: Publish) -> None:
-        """See `IClientListener.message_received`."""
-        if publish.topic == topics.PROVISION_RESPONSE:
-            self._end(publish.payload)
-
-    def disconnected(self, protocol: MQTTClientProtocol, reason: Exception) -> None:
-        """See `IClientListener.disconnected`."""
-        self._end(reason)
-
-    def _overdue(self) -> None:
-        self._end(NoAnswer(f"no answer within {ANSWER_SECONDS:g} s"))
-
-    def _end(self, result: bytes | Exception) -> None:
-        if not self._over:
-            self._close()
-            self.answer.callback(result)
-
-    def _close(self) -> None:
-        self._over = True
-        if self._timer.active():
-            self._timer.cancel()
-        if self._dialled is not None:
-            self._dialled.cancel()
-        if self.accepted:
-            self._protocol.disconnect()
-        else:
-            self._protocol.abort()
-
-
-def _over(failure: Failure) -> None:
-    """The connection ended; `disconnected` has told, or is about to."""
-
-
-class _Factory(Factory):
-    noisy = False
-
-    def __init__(self, protocol: MQTTClientProtocol) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: Any) -> MQTTClientProtocol:
-        return self._protocol
 
 
 class Enrolment(Service):
@@ -454,7 +360,7 @@ class Enrolment(Service):
             endpoint, _ = self._dial(None)
         except ConfigurationError as error:
             return _Failed(str(error), False)
-        exchange = _Exchange(request(self._plan, asked.login, asked.certificate_pem), options, self._clock)
+        exchange = Exchange(request(self._plan, asked.login, asked.certificate_pem), options, self._clock)
         exchange.begin(endpoint)
         came = await exchange.answer
         if exchange.accepted:

@@ -20,7 +20,8 @@ from tbgw.thingsboard import topics
 from tbgw.uplink import keeping
 from tbgw.uplink.certificates import expires
 from tbgw.uplink.client import Credentials, Uplink
-from tbgw.uplink.enrolment import ANSWER_SECONDS, DISK_RETRY_SECONDS, REFUSED_RETRY_SECONDS, Enrolment
+from tbgw.uplink.enrolment import DISK_RETRY_SECONDS, REFUSED_RETRY_SECONDS, Enrolment
+from tbgw.uplink.exchange import ANSWER_SECONDS
 from tbgw.uplink.keeping import KEPT, CredentialsKeeper
 from tbgw.uplink.provisioning import Login, Plan
 from tests.uplink.memory import Endpoint, Server
