@@ -1,7 +1,8 @@
 # -*- test-case-name: tests.test_link -*-
 """Makes the link to ThingsBoard from the section `thingsboard`: where to dial, who we are, how the uplink begins.
 
-Used by the one builder, `service`, and by the commands of `cli` that have a session of their own.
+Used by the one builder, `service`, and by commands of `cli` with a session of their own. Twisted's endpoints are
+imported late: they load OpenSSL, and whether that is left out is settled after this module is (`tap.leave_out_tls`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 
 from tbgw.config.thingsboard import PackagesSection, ThingsBoardSection
 from tbgw.interfaces import IOwnDevice
@@ -66,6 +66,8 @@ class Link:
             endpoint = self._dialling(section.host, section.port)
         if not security.tls:
             return endpoint
+        from twisted.internet.endpoints import wrapClientTLS
+
         from tbgw.tls import ClientTLS, client_creator
 
         tls = ClientTLS(
@@ -80,12 +82,13 @@ class Link:
     def _dialling(self, host: str, port: int) -> Any:
         """A TCP endpoint. An address needs no resolver, and so none of the threads that one costs."""
         from twisted.internet.abstract import isIPAddress, isIPv6Address
+        from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 
         if isIPAddress(host):
             return TCP4ClientEndpoint(self._reactor, host, port)
         if isIPv6Address(host):
             return TCP6ClientEndpoint(self._reactor, host, port)
-        self._reactor.suggestThreadPoolSize(1)  # for the system's resolver, the only one who uses that pool
+        self._reactor.suggestThreadPoolSize(1)  # for the system's resolver; few others use that pool
         return HostnameEndpoint(self._reactor, host.encode("idna"), port)
 
     def credentials(self) -> Credentials:

@@ -343,7 +343,7 @@ class Gateway(Service):
             login = self.enrolment.login if provisioned else None
             return login.certificate if login is not None else section.security.cert
 
-        return CertificateWatch(
+        watch = CertificateWatch(
             certificate,
             self.own_device,
             clock=self._reactor,
@@ -353,6 +353,9 @@ class Gateway(Service):
             days_left=section.security.certificate_days_left,
             **({"renew": self.enrolment.renew} if provisioned else {}),
         )
+        if provisioned:
+            self.enrolment.started = watch.look_again
+        return watch
 
     def build_connector(self, entry: ConnectorEntry) -> Any:
         """The connector of an entry, which then has to be started; None, with a word in the log, when there is none."""

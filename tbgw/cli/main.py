@@ -10,10 +10,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tbgw.cli import check, spool
+from tbgw.cli import attributes, check, claim, provision, rpc, spool, telemetry
 from tbgw.version import VERSION
 
-COMMANDS = {"check": check, "spool": spool}
+COMMANDS = {
+    "check": check,
+    "spool": spool,
+    "attributes": attributes,
+    "telemetry": telemetry,
+    "rpc": rpc,
+    "claim": claim,
+    "provision": provision,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -196,8 +196,8 @@ class Uplink(Service):
 
     def redirect(self, endpoint: IStreamClientEndpoint, where: str, credentials: Credentials) -> None:
         """
-        Another server, or the same with other credentials, from the next session on. A session that is there is given
-        up; call `disrupt` or nothing, but do not wait for it.
+        Another server, or the same with other credentials: at once, whatever was being waited for. A session that is
+        there is given up.
         """
         self._where = where
         self._dialling.endpoint = endpoint
@@ -208,7 +208,13 @@ class Uplink(Service):
             password=credentials.password,
         )
         self._failures = self._credential_failures = 0
-        self.disrupt("the credentials or the address were changed")
+        if self._protocol is not None:
+            self.disrupt("the credentials or the address were changed")
+        elif self.running:
+            # It waits to dial, maybe for minutes because of the old credentials, or dials the old address.
+            self._delay = 0.0
+            self._client.stopService()
+            self._client.startService()
 
     # IStatusSource
 

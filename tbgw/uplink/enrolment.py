@@ -14,7 +14,7 @@ import datetime
 import hashlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeVar
 
@@ -58,6 +58,8 @@ ANSWER_SECONDS = 60.0
 
 REFUSED_RETRY_SECONDS = 60.0
 LONGEST_REFUSED_RETRY_SECONDS = 3600.0
+
+DISK_RETRY_SECONDS = 60.0
 
 Dial = Callable[[Login | None], tuple[IStreamClientEndpoint, str]]
 """Where ThingsBoard is, and its name in log lines; with the certificate of a login, if that has one."""
@@ -174,7 +176,7 @@ class _Factory(Factory):
 class Enrolment(Service):
     """
     Starts `uplink` as soon as there are credentials, and stops it. `in_thread` runs what touches the disk, one job
-    after the other; `now` is the wall clock. `started(login)` is called with the credentials that are used.
+    after the other; `now` is the wall clock.
     """
 
     name = "enrolment"
@@ -192,7 +194,6 @@ class Enrolment(Service):
         in_thread: Callable[[Callable[[], None]], Deferred[None]],
         now: Callable[[], datetime.datetime],
         versions: Callable[[], VersionChoice] = VersionChoice,
-        started: Callable[[Login], None] = lambda login: None,
     ) -> None:
         self._uplink = uplink
         self._plan = plan
@@ -204,12 +205,13 @@ class Enrolment(Service):
         self._in_thread = in_thread
         self._now = now
         self._new_versions = versions
-        self._started = started
         self._work: Deferred[None] | None = None
         self._renewal: Deferred[str] | None = None
         self._log = Logger()
         self.login: Login | None = None
         """The credentials in use; None before there are any."""
+        self.started: Callable[[], None] = _nothing
+        """Called whenever other credentials are in use."""
 
     # IService
 
@@ -290,11 +292,27 @@ class Enrolment(Service):
         self._uplink.redirect(endpoint, where, credentials(login))
         if not self._uplink.running:
             self._uplink.startService()
-        self._started(login)
+        self.started()
 
     async def _provision(self) -> Login:
-        """Ask until it is granted."""
-        basis = _digest(self._plan)
+        """Ask until it is granted, and it is kept."""
+        login = await self._insist(self._ask, _digest(self._plan))
+        await self._insist(self._disk, self._keeper.keep, login)
+        self._events.emit(Provisioned(name=login.device_name, type=login.type))
+        return login
+
+    async def _insist(self, step: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+        """Do it until the disk lets us."""
+        while True:
+            try:
+                return await step(*arguments)
+            except OSError as error:
+                why = f"they cannot be kept on the disk: {error.strerror or error}"
+                self._events.emit(ProvisioningFailed(why=why, retry_seconds=DISK_RETRY_SECONDS))
+            await deferLater(self._clock, DISK_RETRY_SECONDS)
+
+    async def _ask(self, basis: str) -> Login:
+        """Ask until it is granted. Raises OSError."""
         asked = await self._ask_what(basis)
         versions = self._new_versions()
         failures = refusals = 0
@@ -305,8 +323,6 @@ class Enrolment(Service):
                 self._events.emit(CredentialsAssumed(name=asked.login.device_name))
                 came = asked.login
             if isinstance(came, Login):
-                await self._disk(self._keeper.keep, came)
-                self._events.emit(Provisioned(name=came.device_name, type=came.type))
                 return came
             if isinstance(came, Refusal):
                 delay = REFUSED_RETRY_SECONDS * 2.0 ** min(refusals, 10)
@@ -403,6 +419,10 @@ class Enrolment(Service):
 
 
 _OTHER_VERSION = "the server does not take MQTT 5"
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 def _stopped(failure: Failure) -> str:

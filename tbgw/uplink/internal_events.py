@@ -56,7 +56,8 @@ class CredentialsRefused(Event):
     level = LogLevel.error
     counter = "credentials_refused"
     text = (
-        "ThingsBoard at {where} refused the credentials (return code {code}): check thingsboard.security; "
+        "ThingsBoard at {where} refused the credentials (return code {code}): check thingsboard.security, or, if they "
+        "were provisioned, the device there (tbgw provision --again asks for new ones); "
         "what devices send is stored; next try in {retry_seconds:.0f} s"
     )
 

@@ -326,11 +326,7 @@ class Updates(Service):
     async def _fail(self, offer: Offer, why: str) -> None:
         self._events.emit(PackageFailed(kind=self._what, title=offer.title, version=offer.version, why=why))
         self._remember(offer)
-        try:
-            await self._reach("FAILED", why)
-        except OSError as error:  # the disk that failed it cannot remember that either
-            self._log.warn("not remembered: {error}", error=str(error))
-            self._report("FAILED", why)
+        await self._reach("FAILED", why)
 
     async def _fetch(self, offer: Offer) -> None:
         """Until the package lies on the disk, checked."""
@@ -452,12 +448,20 @@ class Updates(Service):
         return done[0]
 
     async def _reach(self, state: str, error: str = "") -> None:
-        """Remember a state, then tell it: what ThingsBoard was told is never forgotten here."""
+        """
+        Remember a state, then tell it. Raises OSError when it cannot be remembered, but not for the last states, which
+        are so whether the disk takes them or not.
+        """
         memory = self._memory
         memory.state, memory.error = state, error
         if state == "UPDATED":
             memory.current_title, memory.current_version = memory.title, memory.version
-        await self._disk(self._package.save, memory)
+        try:
+            await self._disk(self._package.save, memory)
+        except OSError as fault:
+            if state not in ("FAILED", "UPDATED"):
+                raise
+            self._log.warn("the state of the {name} is not remembered: {fault}", name=self._what, fault=str(fault))
         self._report(state, error)
 
     def _report(self, state: str, error: str = "") -> None:

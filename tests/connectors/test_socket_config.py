@@ -282,6 +282,27 @@ class DeviceTests(SocketConfigCase):
         ):
             self.assertEqual(len(self.refused_device(attributeRequests=[request])), 1, request)
 
+    def test_requests_of_our_own(self) -> None:
+        """RPC and claims of devices: what is left out, and the slices that must be ones."""
+        found = self.device(
+            clientSideRpc=[{"requestExpression": "${[0:3]==rpc}", "paramsExpression": "[9:]"}],
+            claimRequests=[{"requestExpression": "clm", "durationMs": 1000}, {"requestExpression": "own"}],
+        )
+        (call,) = found.rpc_requests
+        self.assertEqual((call.name_expression, call.params, call.answer), ("[3:]", "[9:]", "${response}"))
+        self.assertEqual([one.duration_ms for one in found.claim_requests], [1000, None])
+        self.assertEqual(self.lines(Severity.FAULT, Severity.DOUBT), [])
+        for request in (
+            {},
+            {"requestExpression": "${rpc}"},
+            {"requestExpression": "rpc", "methodExpression": "getTime"},
+            {"requestExpression": "rpc", "paramsExpression": "x"},
+        ):
+            self.assertEqual(len(self.refused_device(clientSideRpc=[request])), 1, request)
+        self.assertEqual(
+            len(self.refused_device(claimRequests=[{"requestExpression": "clm", "secretKeyExpression": "s"}])), 1
+        )
+
     def test_downlink(self):
         """Updates and RPC are read, with the device's encoding where they name none (S-24)."""
         found = self.device(

@@ -99,6 +99,15 @@ class DownlinkTests(DownlinkCase):
         verifyObject(IUplinkListener, self.downlink)
         verifyObject(IConnector, self.connector)
 
+    def test_packages_of_devices(self) -> None:
+        """What ThingsBoard offers a device behind the gateway (`fw_...`) is passed on as attributes, and taken back."""
+        offer = {"fw_title": "t", "fw_version": "1", "fw_size": 3, "fw_checksum": "ab", "fw_checksum_algorithm": "MD5"}
+        self.answers(topics.ATTRIBUTES, payloads.encode({"device": "A", "data": offer}))
+        self.answers(topics.ATTRIBUTES, payloads.encode({"device": "A", "data": {"deleted": list(offer)}}))
+        self.assertEqual(
+            self.connector.calls, [("attributes", "A", offer, []), ("attributes", "A", {}, list(offer))]
+        )
+
     def test_command(self):
         """A command goes to the connector that the device spoke through; its value goes back to (device, id)."""
         for number, value in enumerate([0, False, "", None, {"a": [1]}, 'x"y', 21.5]):
@@ -392,6 +401,46 @@ class QuestionTests(DownlinkCase):
 
     def reply(self, **content: Any) -> None:
         self.downlink.message_received(topics.ATTRIBUTES_RESPONSE, payloads.encode({"device": "A", **content}))
+
+    def test_rpc(self) -> None:
+        """A device's RPC goes out as the gateway's own, and names the device in the parameters."""
+        asked: list[Any] = []
+
+        class Own:
+            def rpc(self, method: str, params: Any) -> Deferred[Any]:
+                asked.append((method, params))
+                return succeed(7)
+
+        own: Any = Own()
+        downlink = Downlink(
+            self.uplink.publish, Events(self.counters, lambda: 0.0), self.clock, self.places.get, own_device=own
+        )
+        self.assertEqual(self.successResultOf(downlink.rpc(Device("A"), "getTime", [1])), 7)
+        self.assertEqual(asked, [("getTime", {"device": "A", "params": [1]})])
+        self.failureResultOf(self.downlink.rpc(Device("A"), "getTime", None), NoAnswer)
+
+    def test_claim(self) -> None:
+        """A device is introduced, then opened; a refusal, the end of the session and too many others fail it."""
+        done = self.downlink.claim(Device("A", "thermo"), "s", 60_000)
+        self.assertEqual(
+            self.sent(),
+            [
+                (topics.CONNECT, {"device": "A", "type": "thermo"}),
+                (topics.CLAIM, {"A": {"secretKey": "s", "durationMs": 60_000}}),
+            ],
+        )
+        self.successResultOf(done)
+        refused = self.downlink.claim(Device("A"))
+        self.assertEqual([json.loads(sent.payload) for sent in self.uplink.waiting], [{"A": {}}])
+        self.uplink.acknowledge(code=0x99)
+        self.failureResultOf(refused, NoAnswer)
+        waiting = [self.downlink.claim(Device("A")) for _ in range(MAX_UNACKNOWLEDGED)]
+        self.failureResultOf(self.downlink.claim(Device("A")), NoAnswer)
+        self.failureResultOf(self.downlink.claim(Device("")), NoAnswer)
+        self.uplink.down()
+        for one in waiting:
+            self.failureResultOf(one, LinkDown)
+        self.failureResultOf(self.downlink.claim(Device("A")), LinkDown)
 
     def test_question(self):
         """One name is asked for as `key`, several as `keys`, once each, in the scope that is asked for."""

@@ -347,6 +347,34 @@ class UplinkTests(UplinkTestCase):
         shown = repr(self.uplink.status()) + repr(Credentials("a", "s3cret-token", b"pw"))
         self.assertNotIn("s3cret", shown)
 
+    def test_redirected(self) -> None:
+        """Other credentials: a session that is there ends, one that is waited for is dialled at once."""
+        server = self.start()
+        server.accept()
+        server.answer_limits(b"{}")
+        self.uplink.redirect(self.endpoint, "tb:1883", Credentials(username="second"))
+        self.assertEqual(self.listener.told[-1], "down")
+        self.clock.advance(1.0)
+        self.assertEqual(self.server.received()[0].username, "second")
+        self.server.send(packets.ConnAck(session_present=False, reason_code=5))
+        count = len(self.endpoint.servers)
+        self.clock.advance(CREDENTIALS_RETRY_SECONDS / 2)
+        self.assertEqual(len(self.endpoint.servers), count, "refused credentials hold long")
+        self.uplink.redirect(self.endpoint, "tb:1883", Credentials(username="third"))
+        self.assertEqual(len(self.endpoint.servers), count + 1)
+        self.assertEqual(self.server.received()[0].username, "third")
+
+    def test_refused_subscription(self) -> None:
+        """A topic that is not granted is told, and the session is ready all the same."""
+        server = self.start()
+        server.send(packets.ConnAck(session_present=False, reason_code=0))
+        (subscribe,) = [packet for packet in server.received() if isinstance(packet, packets.Subscribe)]
+        codes = (1, 0x80) + (1,) * (len(subscribe.filters) - 2)
+        server.send(packets.SubAck(packet_id=subscribe.packet_id, reason_codes=codes))
+        server.answer_limits(b"{}")
+        self.assertTrue(self.uplink.connected)
+        self.assertEqual(self.counters.get("subscriptions_refused"), 1)
+
 
 class VersionTests(UplinkTestCase):
     """On MQTT 5, and the choice between the two."""

@@ -17,9 +17,10 @@ from tbgw.metrics import Counters
 from tbgw.mqtt import packets
 from tbgw.mqtt.versions import VersionChoice
 from tbgw.thingsboard import topics
+from tbgw.uplink import keeping
 from tbgw.uplink.certificates import expires
 from tbgw.uplink.client import Credentials, Uplink
-from tbgw.uplink.enrolment import ANSWER_SECONDS, REFUSED_RETRY_SECONDS, Enrolment
+from tbgw.uplink.enrolment import ANSWER_SECONDS, DISK_RETRY_SECONDS, REFUSED_RETRY_SECONDS, Enrolment
 from tbgw.uplink.keeping import KEPT, CredentialsKeeper
 from tbgw.uplink.provisioning import Login, Plan
 from tests.uplink.memory import Endpoint, Server
@@ -235,6 +236,16 @@ class ProvisioningTests(EnrolmentCase):
         self.answer(FAILURE)
         self.assertEqual(self.server.connect.username, "t0ken")
 
+    def test_power_cut_before_the_answer(self) -> None:
+        """The gateway ended after asking: its next run asks for the same, and goes on with it when that was granted."""
+        first = self.start(Plan("MQTT_BASIC", "key", "secret", "Gate"))
+        body = self.asked()
+        self.stop(first)
+        self.start(Plan("MQTT_BASIC", "key", "secret", "Gate"))
+        self.assertEqual(self.asked(), body)
+        self.answer(FAILURE)
+        self.assertEqual(self.server.connect.password, body["password"].encode())
+
     def test_again(self) -> None:
         """On request everything begins anew: forgotten, asked for, used."""
         enrolment = self.start()
@@ -246,6 +257,27 @@ class ProvisioningTests(EnrolmentCase):
         self.assertEqual(self.server.connect.username, "second")
         self.assertTrue(self.successResultOf(enrolment.forget()))
         self.assertFalse((self.data / KEPT).exists())
+
+    def test_full_disk(self) -> None:
+        """What cannot be kept is not asked for; what was granted is kept as soon as there is room, without asking."""
+        full = OSError(28, "No space left on device")
+        real = keeping._write
+
+        def write(path: Path, content: bytes) -> None:
+            raise full
+
+        self.patch(keeping, "_write", write)
+        self.start()
+        self.assertEqual(self.endpoint.servers, [])
+        self.patch(keeping, "_write", real)
+        self.clock.advance(DISK_RETRY_SECONDS)
+        self.asked()
+        self.patch(keeping, "_write", write)
+        self.answer(self.granted("t0ken"))
+        self.patch(keeping, "_write", real)
+        self.clock.advance(DISK_RETRY_SECONDS)
+        self.assertEqual((len(self.endpoint.servers), self.server.connect.username), (2, "t0ken"))
+        self.assertTrue((self.data / KEPT).exists())
 
     def test_damaged_file(self) -> None:
         """Kept credentials that cannot be read are never replaced by themselves: that would make a second device."""

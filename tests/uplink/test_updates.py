@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -24,6 +26,24 @@ from tests.fakes import FakeUplink, Sent
 
 CONTENT = bytes(range(256)) * 10  # 2560 bytes: 3 chunks of 1000, the last of 560
 CHUNK = 1000
+
+
+TOPICS = (
+    topics.DEVICE_ATTRIBUTES,
+    topics.DEVICE_ATTRIBUTES_RESPONSE + "1000001",
+    topics.DEVICE_RPC_RESPONSE + "1000001",
+    topics.FIRMWARE_ERROR,
+    "v2/fw/response/1/chunk/0",
+    "v2/fw/response/x/chunk/-1",
+)
+BODIES = (
+    b'{"fw_title":"t","fw_version":"1","fw_size":3,"fw_checksum":"ab","fw_checksum_algorithm":"CRC32"}',
+    b'{"fw_title":{},"fw_version":[1],"fw_size":1e999}',
+    b'{"deleted":["fw_title",1]}',
+    b'{"shared":{"fw_title":"t"},"client":3}',
+    b"[]",
+    b'"\\ud800"',
+)
 
 
 def attributes(content: bytes = CONTENT, kind: str = "fw", **changes: Any) -> dict[str, Any]:
@@ -83,7 +103,7 @@ class UpdatesCase(SynchronousTestCase):
         self.link = FanOut(
             [self.updates, self.own],
             [self.own.message_received, self.updates.message_received],
-            lambda topic, payload: self.fail(f"nobody takes {topic}"),
+            lambda topic, payload: self.assertEqual(topic, topics.FIRMWARE_ERROR),  # when nobody waits for a chunk
         )
         self.uplink.set_listener(self.link)
         self.updates.startService()
@@ -366,6 +386,28 @@ class FaultTests(UpdatesCase):
         self.answer()
         self.assertIn("No space left", self.error())
 
+    def test_disk_that_remembers_nothing(self) -> None:
+        """A disk that takes no state fails the update before it begins, and not one that is through."""
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        real = Package.save
+        self.patch(Package, "save", full)
+        self.start(Rules(("/bin/apply",), chunk_bytes=CHUNK))
+        self.push(attributes())
+        self.assertIn("No space left", self.error())
+        self.patch(Package, "save", real)
+
+        def run() -> Deferred[str]:
+            self.patch(Package, "save", full)
+            return succeed("")
+
+        self.outcome = run
+        self.push(attributes())
+        self.answer_all()
+        self.assertEqual(self.states()[-1], "UPDATED")
+
     def test_offers_that_cannot_be_taken_up(self) -> None:
         """A URL, no checksum: told once for each offer."""
         self.start()
@@ -374,6 +416,17 @@ class FaultTests(UpdatesCase):
         self.down()
         self.up()
         self.assertEqual(self.told(), [])
+
+
+    @given(st.lists(st.tuples(st.sampled_from(TOPICS), st.binary(max_size=30) | st.sampled_from(BODIES)), max_size=8))
+    def test_any_message(self, messages: list[tuple[str, bytes]]) -> None:
+        """P-21: whatever comes on the gateway's own topics, it is taken or let go, and nothing is left over."""
+        self.start()
+        for topic, payload in messages:
+            self.link.message_received(topic, payload)
+            self.turn()
+        self.end()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class UseTests(UpdatesCase):

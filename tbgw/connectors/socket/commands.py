@@ -16,12 +16,13 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from tbgw.connectors.socket.config import AttributeRequest, AttributeUpdate, Poll, Rpc, SocketDevice
+from tbgw.connectors.socket.config import AttributeUpdate, Poll, Rpc, SocketDevice
 from tbgw.connectors.socket.converter import compile_matcher
 from tbgw.connectors.socket.desk import GONE, Desk, Exchange
 from tbgw.connectors.socket.internal_events import AttributesNotAnswered, WriteFailed
 from tbgw.connectors.socket.naming import Peer
 from tbgw.connectors.socket.presence import Link, Presence
+from tbgw.connectors.socket.requests import AttributeRequest, ClaimRequest, Request, RpcRequest
 from tbgw.connectors.socket.reserved import SetCommand, parse_set
 from tbgw.connectors.socket.routes import Routes
 from tbgw.connectors.socket.values import Message, Skipped, compile_field, decoder, encoder
@@ -30,6 +31,7 @@ from tbgw.expressions import MISSING, Evaluate, compile_template, text_of
 from tbgw.interfaces import IDownlink
 from tbgw.internal_events import Events
 from tbgw.model import Value
+from tbgw.thingsboard import payloads
 
 
 class Wire(Protocol):
@@ -115,9 +117,12 @@ class _Entry:
         for update in device.attribute_updates:
             template = _Template(update.value, update.encoding or device.encoding)
             self.updates.setdefault(update.attribute, []).append((update, template))
+        requests: tuple[Request, ...] = (*device.attribute_requests, *device.rpc_requests, *device.claim_requests)
         self.answers = {
-            id(request): _Template(request.answer, request.encoding or device.encoding)
-            for request in device.attribute_requests
+            id(request): _Template(
+                "fixed" if isinstance(request, ClaimRequest) else request.answer, request.encoding or device.encoding
+            )
+            for request in requests
         }
         self.polls = [
             (poll, _Template("x", poll.encoding or device.encoding).encode(poll.request)) for poll in device.polls
@@ -254,12 +259,22 @@ class Commands:
 
     # The devices' side.
 
-    def _ask(self, presence: Presence, request: AttributeRequest, names: list[str], link: Link | None) -> None:
-        """A device asks for attributes."""
-        if not names:
-            self._not_answered(presence, "it names no attribute")
+    def _ask(self, presence: Presence, request: Request, names: list[str], link: Link | None) -> None:
+        """A device asks for attributes, for the rule chain's answer, or for a claim."""
+        if not names and not isinstance(request, ClaimRequest):
+            what = "attribute" if isinstance(request, AttributeRequest) else "method"
+            self._not_answered(presence, f"it names no {what}")
         elif self._downlink is None or link is None:
             self._not_answered(presence, "there is nobody to ask")
+        elif isinstance(request, RpcRequest):
+            method, params = names
+            call = self._downlink.rpc(presence.device, method, _as_json(params))
+            call.addCallback(lambda value: {"response": value, "method": method, "device": presence.device.name})
+            self._tell(call, presence, request, link)
+        elif isinstance(request, ClaimRequest):
+            secret = "".join(names) or None
+            claimed = self._downlink.claim(presence.device, secret, request.duration_ms)
+            self._tell(claimed.addCallback(lambda _: {}), presence, request, link)
         else:
             answer = self._downlink.request_attributes(presence.device, request.scope, names)
             answer.addCallbacks(
@@ -268,6 +283,31 @@ class Commands:
                 callbackArgs=(presence, request, names, link),
                 errbackArgs=(presence,),
             )
+
+    def _tell(
+        self, came: Deferred[dict[str, Value]], presence: Presence, request: RpcRequest | ClaimRequest, link: Link
+    ) -> None:
+        """Write what the configuration says about the outcome, if that is anything."""
+        template = self._entry(presence).answers[id(request)]
+
+        def good(names: dict[str, Value]) -> bytes:
+            return template.encode(request.answer) if isinstance(request, ClaimRequest) else template.bytes_for(names)
+
+        def bad(failure: Failure) -> bytes:
+            failure.trap(LinkDown, NoAnswer)
+            self._not_answered(presence, str(failure.value))
+            return template.encode(request.no_answer)
+
+        def unfit(failure: Failure) -> bytes:
+            failure.trap(CommandFailed)
+            self._not_answered(presence, str(failure.value))
+            return b""
+
+        def write(data: bytes) -> None:
+            if data and not self._write(presence, link, data):
+                self._not_answered(presence, GONE)
+
+        came.addCallbacks(good, bad).addErrback(unfit).addCallback(write)
 
     def _found(
         self, values: dict[str, Value], presence: Presence, request: AttributeRequest, names: list[str], link: Link
@@ -381,6 +421,16 @@ class Commands:
 
     def _not_answered(self, presence: Presence, why: str) -> None:
         self._events.emit(AttributesNotAnswered(self._connector, presence.device.name, why))
+
+
+def _as_json(text: str) -> Value:
+    """Parameters that a device wrote: JSON, else a text; nothing is no parameters."""
+    if not text:
+        return {}
+    try:
+        return payloads.decode(text.encode())
+    except ValueError:
+        return text
 
 
 def _words(failure: Failure) -> str:

@@ -7,7 +7,6 @@ the same `SocketConfig`. What is ours, and not the reference's, is listed in doc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -48,17 +47,29 @@ from tbgw.connectors.socket.fields import (
 from tbgw.connectors.socket.framing import Framing
 from tbgw.connectors.socket.links import TLS, Target, read_framing, read_groups, read_target, read_tls
 from tbgw.connectors.socket.naming import compile_name
+from tbgw.connectors.socket.requests import (
+    COMPARISON,
+    AttributeRequest,
+    ClaimRequest,
+    RpcRequest,
+    read_claim_request,
+    read_plain_text,
+    read_request,
+    read_rpc_request,
+)
 from tbgw.expressions import ExpressionError
 from tbgw.model import ReportStrategy
 
 __all__ = [
     "AttributeRequest",
     "AttributeUpdate",
+    "ClaimRequest",
     "Datapoint",
     "Field",
     "Framing",
     "Poll",
     "Rpc",
+    "RpcRequest",
     "SocketConfig",
     "SocketDevice",
     "Target",
@@ -73,26 +84,12 @@ MAX_RESPONSE_MS = 110_000
 MAX_SECONDS = 24 * 3600
 _WHOLE_READS = Framing()
 
-COMPARISON = re.compile(
-    r"\$\{\[(?:(?P<start>-?[0-9]{1,9})?(?P<colon>:)(?P<stop>-?[0-9]{1,9})?|(?P<at>-?[0-9]{1,9}))\]==(?P<text>.*)\}",
-    re.DOTALL,
-)
-"""A request expression such as `${[0:3]==atr}`; also `${[:3]==x}`, `${[3:]==x}` and `${[0]==x}` (S-05)."""
-_SLICES = re.compile(r"\[(-?[0-9]{0,9}:-?[0-9]{0,9}|-?[0-9]{1,9})\]")
-
 
 def _read_filter(node: Node, reporter: Reporter) -> AddressFilter:
     try:
         return parse_filter(read_text(node, reporter))
     except ValueError as error:
         raise Refused(str(error)) from None
-
-
-def _read_plain_text(node: Node, reporter: Reporter) -> str:
-    """A text that may be empty or blank."""
-    if not isinstance(node.value, str):
-        raise Refused(f"is {node.kind}, must be a text in double quotes")
-    return node.value
 
 
 def _read_comparison(node: Node, reporter: Reporter) -> str:
@@ -116,51 +113,6 @@ def _with_encoding_checked(read: Callable[[Node, Reporter], Any], key: str) -> C
         return found
 
     return checked
-
-
-@config_section
-class AttributeRequest:
-    """One entry of `attributeRequests`: how a device's message asks ThingsBoard for attribute values."""
-
-    scope: Literal["shared", "client"] = one_of(
-        "type", choices=("shared", "client"), default="shared", doc="Which attributes are asked for."
-    )
-    request_expression: str = setting(
-        "requestExpression", read=read_text, default="${[0:3]==atr}", doc="How such a message is recognised."
-    )
-    request_source: Literal["constant", "expression"] = one_of(
-        "requestExpressionSource",
-        choices=("constant", "expression"),
-        default="expression",
-        doc="Whether requestExpression is the beginning of the message or a comparison such as ${[0:3]==atr}.",
-    )
-    name_expression: str = setting(
-        "attributeNameExpression", read=read_text, default="[3:]", doc="Where the attribute's name stands."
-    )
-    name_source: Literal["constant", "expression"] = one_of(
-        "attributeNameExpressionSource",
-        choices=("constant", "expression"),
-        default="expression",
-        doc="Whether attributeNameExpression is the name itself or slices of the message such as [3:].",
-    )
-
-    encoding: str | None = setting(
-        "encoding", read=read_encoding, default=None, doc="How the answer is written; None: the device's encoding."
-    )
-    answer: str = setting(
-        "answerExpression",
-        read=read_template,
-        default="${values}",
-        doc="What is sent: ${values} is the value, or of several names a JSON object; ${device}, ${values.<name>}.",
-    )
-    not_found: str = setting(
-        "notFoundAnswer",
-        read=_read_plain_text,
-        default="null",
-        doc="What ${values} is when ThingsBoard does not have the attribute; empty: no answer.",
-    )
-
-    INERT: ClassVar[Mapping[str, str]] = {"expressionType": "without effect: the two ...Source keys say it"}
 
 
 @config_section
@@ -223,7 +175,7 @@ class Rpc:
 class Poll:
     """One entry of `polls`: what is sent to the device again and again, so that it answers with a message."""
 
-    request: str = setting("request", read=_read_plain_text, doc="What is sent, as a text in the encoding.")
+    request: str = setting("request", read=read_plain_text, doc="What is sent, as a text in the encoding.")
     encoding: str | None = setting(
         "encoding", read=read_encoding, default=None, doc="How it is written; None: the device's encoding."
     )
@@ -238,21 +190,6 @@ class Poll:
         unit="ms",
         doc="How long its answer keeps commands that expect one waiting.",
     )
-
-
-def _read_request(node: Node, reporter: Reporter) -> AttributeRequest:
-    request = read_section(AttributeRequest, node, reporter)
-    expression, name = node.member("requestExpression"), node.member("attributeNameExpression")
-    template = request.request_source == "expression" and "${" in request.request_expression
-    if expression is not None and template and not COMPARISON.fullmatch(request.request_expression):
-        reporter.fault(
-            expression, "must be a comparison such as ${[0:3]==atr}, or a fixed beginning without ${}, such as atr"
-        )
-    if name is not None and request.name_source == "expression" and not _SLICES.search(request.name_expression):
-        reporter.fault(
-            name, "must hold a slice such as [3:]; for a fixed name set attributeNameExpressionSource to constant"
-        )
-    return request
 
 
 def read_name(node: Node, reporter: Reporter) -> str:
@@ -302,9 +239,21 @@ class SocketDevice:
     attribute_requests: tuple[AttributeRequest, ...] = setting(
         "attributeRequests",
         "attributesRequests",
-        read=read_items(_read_request),
+        read=read_items(read_request),
         default=(),
         doc="Messages by which the device asks for attribute values.",
+    )
+    rpc_requests: tuple[RpcRequest, ...] = setting(
+        "clientSideRpc",
+        read=read_items(read_rpc_request),
+        default=(),
+        doc="Messages by which the device asks ThingsBoard's rule chain. Our own key.",
+    )
+    claim_requests: tuple[ClaimRequest, ...] = setting(
+        "claimRequests",
+        read=read_items(read_claim_request),
+        default=(),
+        doc="Messages by which the device opens itself for claiming. Our own key.",
     )
     attribute_updates: tuple[AttributeUpdate, ...] = setting(
         "attributeUpdates",

@@ -13,7 +13,7 @@ from the reference:
 Typed ones are in `values`. A device whose datapoints are all plain takes the short way, which makes no objects but the
 values.
 
-Attribute requests and answers to commands are recognised here, too. Comparison is on bytes, the text of the expression
+Requests of devices and answers to commands are recognised here, too. Comparison is on bytes, the text of the expression
 as UTF-8, so no message can make it fail (S-05). An expression without `${` is a literal that the message begins with,
 whatever its source says (S-06).
 """
@@ -24,8 +24,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tbgw.connectors.socket.config import COMPARISON, AttributeRequest, SocketDevice
+from tbgw.connectors.socket.config import SocketDevice
 from tbgw.connectors.socket.fields import Datapoint
+from tbgw.connectors.socket.requests import COMPARISON, Request, RpcRequest
 from tbgw.connectors.socket.values import Message, Skipped, compile_field, compile_timestamp, decoder
 
 __all__ = ["Converter", "Skipped", "compile_converter", "compile_matcher", "compile_requests"]
@@ -116,24 +117,28 @@ def compile_matcher(expression: str, is_expression: bool) -> Callable[[bytes], b
 
 
 def compile_requests(
-    requests: Sequence[AttributeRequest], decode: Callable[[bytes], str]
-) -> tuple[Callable[[bytes], tuple[AttributeRequest, list[str]] | None] | None, list[str]]:
+    requests: Sequence[Request], decode: Callable[[bytes], str]
+) -> tuple[Callable[[bytes], tuple[Request, list[str]] | None] | None, list[str]]:
     """
-    What tells which attribute request a message is, if any, and the names that it asks for (none: it names no
-    attribute); None when nothing can be one. Second, the expressions that cannot be understood, which match nothing.
+    What tells which request a message is, if any, and the names in it (none: it names nothing): of attributes, or the
+    method and parameters of an RPC, or the secret of a claim; None when nothing can be one. Second, the expressions
+    that cannot be understood, which match nothing.
     """
-    known = []
+    known: list[tuple[Callable[[bytes], bool], Request, Callable[[bytes], list[str]]]] = []
     faults = []
     for request in requests:
         matches = compile_matcher(request.request_expression, request.request_source == "expression")
         if matches is None:
             faults.append(request.request_expression)
+        elif isinstance(request, RpcRequest):
+            known.append((matches, request, _compile_call(request, decode)))
         else:
-            known.append((matches, request, _compile_names(request, decode)))
+            names = _compile_names(request.name_expression, request.name_source, decode)
+            known.append((matches, request, names))
     if not known:
         return None, faults
 
-    def find(message: bytes) -> tuple[AttributeRequest, list[str]] | None:
+    def find(message: bytes) -> tuple[Request, list[str]] | None:
         for matches, request, names in known:
             if matches(message):
                 return request, names(message)
@@ -142,11 +147,23 @@ def compile_requests(
     return find, faults
 
 
-def _compile_names(request: AttributeRequest, decode: Callable[[bytes], str]) -> Callable[[bytes], list[str]]:
+def _compile_call(request: RpcRequest, decode: Callable[[bytes], str]) -> Callable[[bytes], list[str]]:
+    """[method, parameters], the latter empty when there are none."""
+    method = _compile_names(request.name_expression, request.name_source, decode)
+    params = _compile_names(request.params, request.params_source, decode)
+
+    def call(message: bytes) -> list[str]:
+        found = method(message)
+        return ["".join(found), "".join(params(message))] if found else []
+
+    return call
+
+
+def _compile_names(expression: str, source: str, decode: Callable[[bytes], str]) -> Callable[[bytes], list[str]]:
     """Blanks around a name are not part of it: the default `[3:]` would keep the one behind `atr`."""
-    slices = [_name_slice(found) for found in _SLICES.finditer(request.name_expression)]
-    if request.name_source == "constant" or not slices:
-        constant = request.name_expression.strip()
+    slices = [_name_slice(found) for found in _SLICES.finditer(expression)]
+    if source == "constant" or not slices:
+        constant = expression.strip()
         return lambda _: [constant]
 
     def names(message: bytes) -> list[str]:

@@ -267,13 +267,13 @@ class WriteFailed(Event):
 
 @dataclass(frozen=True)
 class AttributesNotAnswered(Event):
-    """A device asked for attributes and cannot be answered."""
+    """A device asked ThingsBoard for something and cannot be answered."""
 
     level = LogLevel.warn
     counter = "attribute_requests_failed"
     label = "connector"
     limited = True
-    text = "connector {connector}, device {device}: its question for attributes is not answered: {why}"
+    text = "connector {connector}, device {device}: its question to ThingsBoard is not answered: {why}"
     connector: str
     device: str
     why: str

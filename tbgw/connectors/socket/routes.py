@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from tbgw.connectors.socket.addresses import AddressFilter, AddressTable
-from tbgw.connectors.socket.config import AttributeRequest, SocketDevice
+from tbgw.connectors.socket.config import SocketDevice
 from tbgw.connectors.socket.converter import Skipped, compile_converter, compile_requests
 from tbgw.connectors.socket.internal_events import (
     DeviceLimitReached,
@@ -27,6 +27,7 @@ from tbgw.connectors.socket.internal_events import (
 )
 from tbgw.connectors.socket.naming import compile_name, plain_address
 from tbgw.connectors.socket.presence import Link, Presence
+from tbgw.connectors.socket.requests import Request
 from tbgw.connectors.socket.values import Message, decoder
 from tbgw.interfaces import IIngest
 from tbgw.internal_events import Events
@@ -41,8 +42,8 @@ MAX_AHEAD_MS = 1000
 key and a millisecond, so messages that one read brings together would overwrite each other; beyond a second of such
 stamps the device is faster than ThingsBoard's resolution for good, and further ones share a millisecond."""
 
-Ask = Callable[[Presence, AttributeRequest, list[str], Link | None], None]
-"""What is done about an attribute request of a device: the names it asks for, and where the answer goes."""
+Ask = Callable[[Presence, Request, list[str], Link | None], None]
+"""What is done about a request of a device: the names in it, and where the answer goes."""
 
 
 class Intake:
@@ -70,7 +71,10 @@ class Intake:
         self._events = events
         self._accept = ingest.accept
         self._convert = compile_converter(configured, self._skipped)
-        self._find_request, faults = compile_requests(configured.attribute_requests, decoder(configured.encoding))
+        self._find_request, faults = compile_requests(
+            (*configured.attribute_requests, *configured.rpc_requests, *configured.claim_requests),
+            decoder(configured.encoding),
+        )
         for expression in faults:
             events.emit(RequestExpressionIgnored(connector, device.name, expression))
 

@@ -14,6 +14,7 @@ from zope.interface import implementer
 from tbgw.connectors.socket.config import AttributeRequest, AttributeUpdate, Datapoint, Field, Poll, Rpc
 from tbgw.connectors.socket.connector import SocketConnector
 from tbgw.connectors.socket.desk import MAX_WAITING
+from tbgw.connectors.socket.requests import ClaimRequest, RpcRequest
 from tbgw.errors import CommandFailed, LinkDown, NoAnswer, UnknownDevice
 from tbgw.interfaces import IDownlink
 from tbgw.model import Device
@@ -206,6 +207,43 @@ class RequestTests(CommandCase):
         self.assertEqual(self.ask(b"atr  ", AttributeRequest()), b"")
         self.assertEqual(self.downlink.asked, [])
         self.assertEqual(self.lines.counters.get("attribute_requests_failed", "c"), 2)
+
+    def test_rpc(self) -> None:
+        """`clientSideRpc`: method and parameters out of the message, the answer as configured, none as configured."""
+        request = RpcRequest("rpc ", name_expression="[4:11]", params="[12:]", answer="${response.t}\n", no_answer="?")
+        for params, value in ((b'{"a":1}', {"a": 1}), (b"text", "text"), (b"", {})):
+            self.downlink.answer = lambda: succeed({"t": 5})
+            self.start(make_device(rpc_requests=(request,)))
+            protocol, transport = self.connect()
+            protocol.dataReceived(b"rpc getTime " + params)
+            self.assertEqual((self.downlink.asked[-1], transport.value()), (("Line 4", "getTime", value), b"5\n"))
+        self.downlink.answer = lambda: fail(NoAnswer("nobody"))
+        transport.clear()
+        protocol.dataReceived(b"rpc getTime ")
+        self.assertEqual((transport.value(), self.ingest.readings), (b"?", []))
+        self.downlink.answer = lambda: succeed({"other": 5})
+        transport.clear()
+        protocol.dataReceived(b"rpc getTime ")
+        self.assertEqual(transport.value(), b"", "an answer without what the configuration wants of it")
+        protocol.dataReceived(b"rpc ")
+        self.assertEqual(self.lines.counters.get("attribute_requests_failed", "c"), 3)
+
+    def test_claim(self) -> None:
+        """`claimRequests`: the secret out of the message, or none; what is written once it is taken or not."""
+        for request, message, asked in (
+            (ClaimRequest("clm", name_expression="[3:]", duration_ms=60_000, answer="ok"), b"clm s3cret ", "s3cret"),
+            (ClaimRequest("clm", answer="${ok"), b"clm", "None"),
+        ):
+            self.downlink.answer = lambda: succeed(None)
+            self.start(make_device(claim_requests=(request,)))
+            protocol, transport = self.connect()
+            protocol.dataReceived(message)
+            self.assertEqual(self.downlink.asked[-1], ("Line 4", "claim", [asked, str(request.duration_ms)]))
+            self.assertEqual(transport.value(), request.answer.encode())
+        self.downlink.answer = lambda: fail(LinkDown("no session"))
+        transport.clear()
+        protocol.dataReceived(b"clm")
+        self.assertEqual(transport.value(), b"")
 
     def test_asker_is_gone(self):
         """An answer that comes after the asker left goes nowhere else."""
