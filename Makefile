@@ -22,7 +22,7 @@ run: $(VENV)/.ready
 	@echo "Page: http://127.0.0.1:8080/    Try:  printf 'T21.5H048' | nc -q0 127.0.0.1 50000    End: Ctrl-C"
 	$(BIN)/twistd -n --pidfile= --logger tbgw.logs.text tbgw -c etc/ --data-dir $(DATA)
 
-test: $(VENV)/.ready-test packages
+test: $(VENV)/.ready-test packages $(VENV)-sdk/.ready
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python tools/run_tests.py $(TRIAL_ARGS)
 
@@ -63,5 +63,12 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --editable '.[test]' --config-settings editable_mode=compat
 	@touch $@
 
+# ThingsBoard's own SDK, which the sandbox is tried with: its paho would shadow ours, so that it lives by itself. The
+# tests that need it are skipped where it cannot be had.
+$(VENV)-sdk/.ready: $(VENV)/.made tests/sdk/requirements.txt
+	@rm -rf $(VENV)-sdk
+	@{ sh tools/venv.sh $(PYTHON) $(VENV)-sdk && $(VENV)-sdk/bin/pip install --quiet -r tests/sdk/requirements.txt && touch $@; } \
+	  || { rm -rf $(VENV)-sdk; echo "ThingsBoard's SDK cannot be had: its tests are skipped"; }
+
 clean:
-	rm -rf $(VENV) build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
+	rm -rf $(VENV) $(VENV)-sdk build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache

@@ -282,7 +282,8 @@ class ISandboxView(Interface):
     def devices() -> list[dict[str, Any]]:
         """
         `{"name", "profile", "gateway": bool, "connected": bool, "telemetry": {key: {"ts", "value"}},
-        "attributes": {key: {"ts", "value"}}, "lastActivity": ms}` of every device, the gateway itself first.
+        "attributes": {key: {"ts", "value"}}, "shared": {key: {"ts", "value"}}, "lastActivity": ms}` of every device,
+        the gateway itself first.
         """
 
     def history(device: str, key: str, since_ms: int) -> list[tuple[int, Any]]:
@@ -293,3 +294,14 @@ class ISandboxView(Interface):
 
     def remove_observer(changed: Callable[[str], None]) -> None:
         """Ends that."""
+
+
+class ISandboxControl(Interface):
+    """What an operator can do to the sandbox, over HTTP or from the command line."""
+
+    def command(name: str, arguments: Mapping[str, Any]) -> Deferred[tuple[int, Any]]:
+        """
+        Do what `name` says with these members of a JSON object. Fires with an HTTP status and a JSON value, which is
+        `{"error": text}` from 400 on; a call to a device fires when it has answered. Never fails for what is in the
+        arguments.
+        """

@@ -219,6 +219,7 @@ class Gateway(Service):
             self.events,
             self._now_ms,
             hint=_first_command(self._config),
+            control=sandbox.commands,
         )
         return sandbox, site
 

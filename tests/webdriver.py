@@ -71,6 +71,13 @@ class Browser:
         """Click on the element."""
         self._call("POST", f"/element/{self.find(xpath)}/click", {})
 
+    def type(self, xpath: str, text: str) -> None:
+        """Put `text` into the field, in the place of what is there; into a file field, the path of a file."""
+        element = self.find(xpath)
+        if self._call("GET", f"/element/{element}/property/type", None) != "file":
+            self._call("POST", f"/element/{element}/clear", {})
+        self._call("POST", f"/element/{element}/value", {"text": text})
+
     @property
     def title(self) -> str:
         """The window's title."""

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tbgw.cli import attributes, check, claim, provision, rpc, spool, telemetry
+from tbgw.cli import attributes, check, claim, provision, rpc, sandbox, spool, telemetry
 from tbgw.version import VERSION
 
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
     "rpc": rpc,
     "claim": claim,
     "provision": provision,
+    "sandbox": sandbox,
 }
 
 

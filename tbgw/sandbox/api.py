@@ -283,12 +283,11 @@ def _gateway_publish(
 
         def keep_telemetry(device: Device, elements: Any) -> None:
             timed = values.child_telemetry(elements, now_ms)
-            platform.spend(session.device, sum([len(found) for _, found in timed]), children=True)
+            if platform.children_limited:
+                platform.spend(session.device, sum([len(found) for _, found in timed]), children=True)
             platform.record_telemetry(device, timed, now_ms)
-            for connector, received_ts, published_ts in values.latencies(elements):
-                pairs = session.latencies.setdefault(connector, [])
-                if len(pairs) < _MAX_LATENCIES and len(session.latencies) <= _MAX_LATENCIES:
-                    pairs.append((published_ts - received_ts, now_ms - published_ts))
+            if b'"metadata"' in payload:
+                _keep_latencies(session, elements, now_ms)
 
         return _each_child(platform, session, payload, now_ms, switches, list, keep_telemetry)
     if topic == topics.ATTRIBUTES:
@@ -330,6 +329,13 @@ def _gateway_publish(
             platform.calls.replied(device, number, payloads.encode(root["data"]))
         return outcome
     return Outcome(Verdict.UNKNOWN_TOPIC)
+
+
+def _keep_latencies(session: Session, elements: list[Any], now_ms: int) -> None:
+    for connector, received_ts, published_ts in values.latencies(elements):
+        pairs = session.latencies.setdefault(connector, [])
+        if len(pairs) < _MAX_LATENCIES and len(session.latencies) <= _MAX_LATENCIES:
+            pairs.append((published_ts - received_ts, now_ms - published_ts))
 
 
 def _each_child(

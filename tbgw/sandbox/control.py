@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -304,6 +305,10 @@ class Control:
         return self._endpoint.cut(device)
 
     # To look at
+
+    def switches_as_json(self) -> dict[str, Any]:
+        """All switches as they are."""
+        return asdict(self._switches)
 
     def device_as_json(self, device: str) -> dict[str, Any]:
         """What there is to know of a device but for its values and secrets."""

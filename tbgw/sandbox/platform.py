@@ -388,6 +388,11 @@ class Platform:
         """What `getSessionLimits` answers to a gateway."""
         return self._rates.announced
 
+    @property
+    def children_limited(self) -> bool:
+        """Whether `spend` has anything to do for children."""
+        return self._rates.children
+
     def set_limits(self, changed: Mapping[str, Any]) -> None:
         """Announce and enforce other limits, from now on. Raises ValueError for what are none."""
         self._rates.change(changed)

@@ -110,6 +110,8 @@ class RateLimits:
 
     def __init__(self, announced: Mapping[str, Any], steady_ms: Callable[[], int]) -> None:
         self.announced = announced
+        self.children = False
+        """Whether there is any limit of children."""
         self._steady_ms = steady_ms
         self._version = 0
         self._heed()
@@ -135,11 +137,11 @@ class RateLimits:
     def _heed(self) -> None:
         self._version += 1
         self._own = any((self.announced.get("rateLimits") or {}).values())
-        self._children = any((self.announced.get("gatewayRateLimits") or {}).values())
+        self.children = any((self.announced.get("gatewayRateLimits") or {}).values())
 
     def spend(self, device: Device, points: int, *, children: bool) -> None:
         """Account for one message. Raises RateLimited."""
-        if not (self._children if children else self._own):
+        if not (self.children if children else self._own):
             return
         now = self._steady_ms()
         if device.limiters is None or device.limiters[0] != self._version:

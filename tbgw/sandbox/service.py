@@ -27,9 +27,10 @@ from tbgw.interfaces import IStatusSource
 from tbgw.internal_events import Events
 from tbgw.sandbox import credentials as book
 from tbgw.sandbox import token as tokens
+from tbgw.sandbox.commands import Commands
 from tbgw.sandbox.control import Control
 from tbgw.sandbox.credentials import Credentials
-from tbgw.sandbox.devices import Device
+from tbgw.sandbox.devices import Device, Snapshot
 from tbgw.sandbox.internal_events import (
     SandboxPortTaken,
     SandboxReady,
@@ -126,6 +127,7 @@ class Sandbox(Service):
             self._store_failed,
         )
         self.control = Control(lambda: self._platform, self._endpoint, self.switches, now_ms, self._credentials_set)
+        self.commands = Commands(self.control)
         self._factory = EndpointFactory(self._endpoint)
         self._token: str | None = None
         self._others: list[tuple[str, str, bool]] = []
@@ -249,8 +251,7 @@ class Sandbox(Service):
 
     def _open(self) -> None:
         try:
-            self._store, snapshot = self._opened()
-            self._platform = Platform(self._limits, snapshot, lambda: int(self._reactor.seconds() * 1000))
+            self._store, self._platform = self._opened()
         except StoreError as error:
             self._try_again(error)
             return
@@ -268,12 +269,12 @@ class Sandbox(Service):
             if self._token_file is not None:
                 tokens.replace_token(self._token_file, credentials.token)
 
-    def _opened(self) -> tuple[Store, Any]:
+    def _opened(self) -> tuple[Store, Platform]:
         for _ in range(2):
             store = None
             try:
                 store = Store(self._folder, self._limits.points_per_series, self._limits.max_store_bytes)
-                return store, store.load()
+                return store, self._restored(store.load())
             except StoreError as error:
                 if store is not None:
                     store.close()
@@ -285,6 +286,13 @@ class Sandbox(Service):
                     raise StoreError(f"{error}, nor moved away: {refused.strerror}") from refused
                 self._events.emit(SandboxStoreSetAside(why=str(error), path=str(aside)))
         raise StoreError("the sandbox's database cannot be made anew")
+
+    def _restored(self, snapshot: Snapshot) -> Platform:
+        """The platform as it was. Raises StoreUnusable for what this program never put away so."""
+        try:
+            return Platform(self._limits, snapshot, lambda: int(self._reactor.seconds() * 1000))
+        except (ValueError, LookupError, TypeError) as error:
+            raise StoreUnusable(f"the sandbox's database cannot be understood: {error!r}") from error
 
     def _store_failed(self, error: StoreError) -> None:
         """The endpoint has cut all connections; begin anew from what is on disk."""

@@ -41,3 +41,26 @@ class PageRequestRefused(Event):
     label = "why"
     limited = True
     text = "a request for the page was refused: {why}"
+
+
+@dataclass(frozen=True)
+class SandboxCommanded(Event):
+    """Somebody changed the sandbox, or tried to: the page, or `tbgw sandbox`."""
+
+    command: str
+    status: int
+    counter = "sandbox_commands"
+    label = "status"
+    limited = True
+    text = "the sandbox was commanded to {command!r}: {status}"
+
+
+@dataclass(frozen=True)
+class CommandFailed(Event):
+    """A command met a fault of the program."""
+
+    command: str
+    why: str
+    level = LogLevel.error
+    counter = "sandbox_commands_failed"
+    text = "the command {command!r} failed: {why}"

@@ -15,9 +15,10 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 
-from tbgw.interfaces import ISandboxView, IStatusSource
+from tbgw.interfaces import ISandboxControl, ISandboxView, IStatusSource
 from tbgw.internal_events import Events
 from tbgw.web.internal_events import PagePortTaken, PageReady
+from tbgw.web.peer import OwnerOf, owner_of
 
 if TYPE_CHECKING:
     from tbgw.web.resources import _Bounded
@@ -29,7 +30,8 @@ LAST_RETRY_SECONDS = 60.0
 class WebSite(Service):
     """
     The page, on `address` and `port` (0: any free one). `reactor` provides IReactorTCP and IReactorTime; `now_ms` gives
-    the wall-clock time in ms; `hint` is the command that the page shows while there is no device.
+    the wall-clock time in ms; `hint` is the command that the page shows while there is no device. With `control` the
+    page can also change the sandbox, for those whom `owner_of` knows as the user that runs it, or as root.
     """
 
     name = "page"
@@ -44,6 +46,8 @@ class WebSite(Service):
         events: Events,
         now_ms: Callable[[], int],
         hint: str = "",
+        control: ISandboxControl | None = None,
+        owner_of: OwnerOf = owner_of,
     ) -> None:
         self._reactor = reactor
         self._address = address
@@ -53,6 +57,8 @@ class WebSite(Service):
         self._events = events
         self._now_ms = now_ms
         self._hint = hint
+        self._control = control
+        self._owner_of = owner_of
         self._factory: _Bounded | None = None
         self._listening: IListeningPort | None = None
         self._retry: IDelayedCall | None = None
@@ -81,7 +87,9 @@ class WebSite(Service):
             self._events,
             self._now_ms,
             updates,
-            {"hint": self._hint},
+            {"hint": self._hint, "control": self._control is not None},
+            self._control,
+            self._owner_of,
         )
         self._factory = make_factory(page, self._reactor)
         self._retry_seconds = FIRST_RETRY_SECONDS

@@ -5,6 +5,8 @@ written to every page that can take them. A page whose connection is full keeps 
 values later, so what waits for a slow page is a set of names and never a queue of values. When encoding takes long the
 pace drops, so that the page never takes more than a tenth of the reactor's time from the gateway.
 
+A name that no device has any more is told as `gone`: the device was deleted, or renamed.
+
 With no page open nothing is observed at all.
 """
 
@@ -43,12 +45,13 @@ def encode(value: Any) -> bytes:
 def for_page(device: Mapping[str, Any]) -> Mapping[str, Any]:
     """A device of `ISandboxView.devices`, with integers that JavaScript cannot hold written as text."""
     result = device
-    for group in ("telemetry", "attributes"):
+    for group in ("telemetry", "attributes", "shared"):
         for key, entry in device[group].items():
             value = entry["value"]
             if type(value) is int and not -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER:
                 if result is device:
-                    result = {**device, "telemetry": {**device["telemetry"]}, "attributes": {**device["attributes"]}}
+                    groups = ("telemetry", "attributes", "shared")
+                    result = {**device, **{name: {**device[name]} for name in groups}}
                 result[group][key] = {**entry, "value": str(value)}
     return result
 
@@ -162,9 +165,15 @@ class Updates:
                 if name in by_name and name not in encoded:
                     encoded[name] = encode(for_page(by_name[name]))
             rest = rest or bool(stream.waiting)
+            gone = [name for name in names if name not in by_name]
             stream.sink.write(
-                b'event: devices\ndata: {"now":%d,"total":%d,"devices":[%b]}\n\n'
-                % (self._now_ms(), len(devices), b",".join([encoded[name] for name in names if name in encoded]))
+                b'event: devices\ndata: {"now":%d,"total":%d,"devices":[%b],"gone":%b}\n\n'
+                % (
+                    self._now_ms(),
+                    len(devices),
+                    b",".join([encoded[name] for name in names if name in encoded]),
+                    encode(gone),
+                )
             )
         took = self._clock.seconds() - began
         self._not_before = began + max(1 / UPDATES_PER_SECOND, took / MAX_SHARE)

@@ -9,6 +9,8 @@ from twisted.trial import unittest
 from tbgw.sandbox.api import publish
 from tbgw.sandbox.outcomes import Verdict
 from tbgw.sandbox.platform import Platform, SandboxLimits, Session
+from tbgw.sandbox.profiles import ALLOW_CREATE, DeviceProfile
+from tbgw.sandbox.provisioning import provision
 from tbgw.sandbox.switches import Switches
 from tbgw.sandbox.values import plain
 
@@ -35,6 +37,7 @@ class ApiTests(unittest.SynchronousTestCase):
         self.gateway = self.session("gateway-token")
         self.plain = self.session("device-token")
         self.switches = Switches()
+        self.platform.set_profile(DeviceProfile("p", strategy=ALLOW_CREATE, key="k", secret="s"))
 
     def session(self, token) -> Session:
         accepted = self.platform.connect(token, None, "c", 4)
@@ -351,8 +354,20 @@ class GatewayApiTests(ApiTests):
             "[" * 99,
         ]
         names = ["telemetry", "attributes", "attributes/request", "rpc", "claim", "connect", "disconnect", ""]
+        numbered = ("rpc/request/", "rpc/response/", "attributes/request/")
+        names += [f"{stem}{number}" for stem in numbered for number in (0, "x")]
+        self.platform.set_limits({"rateLimits": {"messages": "5:600"}, "gatewayRateLimits": {"messages": "30:600"}})
         seen = set()
         for payload in shapes:
             for topic in [f"v1/gateway/{n}" for n in names] + [f"v1/devices/me/{n}" for n in names]:
                 seen.add(self.verdict(topic, payload))
-        self.assertTrue(seen >= {Verdict.ACCEPTED, Verdict.BAD_PAYLOAD, Verdict.GATEWAY_FAULT})
+            for number in ("0", "9" * 30, "-1"):
+                seen.add(self.verdict(f"v2/fw/request/{number}/chunk/{number}", payload))
+                seen.add(provision(self.platform, "/provision/request", payload.encode(), NOW).verdict)
+                seen.add(provision(self.platform, number, payload.encode(), NOW).verdict)
+        self.assertTrue(seen >= {Verdict.ACCEPTED, Verdict.BAD_PAYLOAD, Verdict.GATEWAY_FAULT, Verdict.LIMITED})
+        wishes = ("provisionDeviceKey", "provisionDeviceSecret", "deviceName", "credentialsType", "token", "gateway")
+        for wish in wishes:
+            for value in shapes:
+                request = f'{{"provisionDeviceKey":"k","provisionDeviceSecret":"s","{wish}":{value}}}'
+                provision(self.platform, "/provision/request", request.encode(), NOW)

@@ -50,8 +50,8 @@ class LimiterTests(unittest.SynchronousTestCase):
         """One pair, two pairs, none; others are errors."""
         for text in ("100:60", "100:60,200:30", None, ""):
             self.limiter(text)
-        for text in ("abc:1", "100", 5):
-            self.assertRaises(ValueError, self.limiter, text)
+        for wrong in ("abc:1", "100", 5):
+            self.assertRaises(ValueError, self.limiter, wrong)
 
 
 OWN = {"messages": "20:600", "telemetryMessages": "10:600", "telemetryDataPoints": "40:600"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 from paho.mqtt import client as paho
@@ -21,6 +23,7 @@ from tbgw.errors import ConfigurationError
 from tbgw.interfaces import ISandboxView, IStatusSource
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
+from tbgw.sandbox import store
 from tbgw.sandbox.platform import SandboxLimits
 from tbgw.sandbox.service import Sandbox
 from tbgw.sandbox.store import FILE_NAME
@@ -137,6 +140,77 @@ class ServiceTests(unittest.SynchronousTestCase):
         self.assertEqual([d["name"] for d in sandbox.view.devices()], ["Gateway", "Other"])
         self.assertEqual(sandbox.status()["sandbox"]["devices"], 2)
         self.successResultOf(sandbox.stopService())
+
+    def test_gateways_own_token(self):
+        """A changed token is in the file, private, and counts after a restart, also when the gateway has a new name."""
+        folder = Path(self.mktemp())
+        token_file = folder / "token"
+        sandbox = self.sandbox(folder, token_file)
+        sandbox.startService()
+        sandbox.control.rename("Gateway", "Hall 7")
+        sandbox.control.set_token("Hall 7", "another-token")
+        self.assertEqual(token_file.read_text().strip(), "another-token")
+        self.assertEqual(token_file.stat().st_mode & 0o777, 0o600)
+        self.successResultOf(sandbox.stopService())
+        sandbox = self.sandbox(folder, token_file)
+        self.assertEqual(sandbox.ensure_token(), "another-token")
+        sandbox.startService()
+        self.assertEqual([d["name"] for d in sandbox.view.devices()], ["Hall 7"])
+        platform = sandbox.control.platform
+        self.assertEqual(platform.credentials.find("another-token", None, ""), platform.devices["Hall 7"].id)
+        sandbox.control.delete("Hall 7")
+        self.successResultOf(sandbox.stopService())
+        sandbox = self.sandbox(folder, token_file)
+        sandbox.startService()
+        self.assertEqual([d["name"] for d in sandbox.view.devices()], ["Gateway"])
+        self.successResultOf(sandbox.stopService())
+
+    def test_database_of_version_1(self):
+        """It is taken over with all that is in it."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        with closing(sqlite3.connect(folder / FILE_NAME)) as database:
+            database.executescript(Path(store.__file__).with_name("schema.sql").read_text())
+            database.executescript(
+                "INSERT INTO device VALUES (1, 'Gateway', 'default', 1, 5), (2, 'A', 'thermo', 0, 6);"
+                "INSERT INTO series VALUES (1, 2, 'k'); INSERT INTO point VALUES (1, 10, 1.5);"
+                "INSERT INTO attribute VALUES (2, 'a', 10, 'x'); PRAGMA user_version = 1"
+            )
+        sandbox = self.sandbox(folder)
+        sandbox.startService()
+        sandbox.control.set_attributes("A", {"limit": 1})
+        self.successResultOf(sandbox.stopService())
+        sandbox = self.sandbox(folder)
+        sandbox.startService()
+        device = sandbox.view.devices()[1]
+        self.assertEqual((device["name"], device["profile"]), ("A", "thermo"))
+        for group, key in (("telemetry", "k"), ("attributes", "a"), ("shared", "limit")):
+            self.assertIn(key, device[group])
+        self.assertEqual(self.counters.get("sandbox_store_set_aside"), 0)
+        self.successResultOf(sandbox.stopService())
+
+    def test_database_that_cannot_be_understood(self):
+        """Credentials, profiles and packages that make no sense: set aside, as a damaged file is."""
+        for name, content in (
+            ("credentials/1", b"{"),
+            ("credentials/x", b"{}"),
+            ("profile/p", b'{"name":5}'),
+            ("package/p", b"{}\n"),
+            ("limits", b'{"rateLimits":{"messages":"x"}}'),
+        ):
+            folder = Path(self.mktemp())
+            sandbox = self.sandbox(folder)
+            sandbox.startService()
+            self.reactor.advance(0)
+            self.successResultOf(sandbox.stopService())
+            with closing(sqlite3.connect(folder / FILE_NAME)) as database:
+                database.execute("INSERT INTO kept VALUES (?, ?)", (name, content))
+                database.commit()
+            sandbox = self.sandbox(folder)
+            sandbox.startService()
+            self.assertTrue((folder / f"{FILE_NAME}.aside").exists(), name)
+            self.assertTrue(sandbox.status()["sandbox"]["storeOpen"])
+            self.successResultOf(sandbox.stopService())
 
     def test_damaged_database(self):
         """A damaged database is set aside, said so, and a new one begun."""

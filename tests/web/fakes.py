@@ -21,6 +21,7 @@ def device(name: str, gateway: bool = False, **telemetry: Any) -> dict[str, Any]
         "connected": True,
         "telemetry": {key: {"ts": NOW, "value": value} for key, value in telemetry.items()},
         "attributes": {},
+        "shared": {},
         "lastActivity": NOW,
     }
 

@@ -52,9 +52,9 @@ class Answer:
 class Connection:
     """One HTTP connection in memory."""
 
-    def __init__(self, factory) -> None:
-        self.protocol = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 5))
-        self.transport = StringTransport()
+    def __init__(self, factory, peer: str = "127.0.0.1") -> None:
+        self.protocol = factory.buildProtocol(IPv4Address("TCP", peer, 5))
+        self.transport = StringTransport(IPv4Address("TCP", "127.0.0.1", 8080), IPv4Address("TCP", peer, 5))
         self.protocol.makeConnection(self.transport)
 
     def send(self, data: bytes) -> bytes:

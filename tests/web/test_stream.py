@@ -59,7 +59,7 @@ class UpdatesTests(unittest.SynchronousTestCase):
         self.clock.advance(0)
         greeting, update = sink.events()
         self.assertEqual(greeting, ("hello", {"hint": "say", "now": NOW}))
-        self.assertEqual(update, ("devices", {"now": NOW, "total": 3, "devices": self.view.list}))
+        self.assertEqual(update, ("devices", {"now": NOW, "total": 3, "devices": self.view.list, "gone": []}))
 
     def test_five_a_second(self):
         """However often devices change, a page gets at most five updates a second, and the last state always."""
@@ -96,6 +96,18 @@ class UpdatesTests(unittest.SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(sink.names(), [])
 
+    def test_gone(self):
+        """A name that no device has any more is told as such."""
+        sink, _ = self.open()
+        self.settle()
+        sink.events()
+        self.view.list[1] = device("C")
+        self.view.change("A")
+        self.view.change("C")
+        self.clock.advance(1)
+        [(_, update)] = sink.events()
+        self.assertEqual(([d["name"] for d in update["devices"]], update["gone"]), (["C"], ["A"]))
+
     def test_slow_page(self):
         """A page whose connection is full gets nothing, and the latest of everything once it takes again."""
         slow, stream = self.open()
@@ -111,7 +123,8 @@ class UpdatesTests(unittest.SynchronousTestCase):
         self.assertEqual(quick.names(), [["A"]] * 5)
         stream.resumeProducing()
         self.clock.advance(0)
-        self.assertEqual(slow.events(), [("devices", {"now": NOW, "total": 3, "devices": [device("A", t=4)]})])
+        latest = {"now": NOW, "total": 3, "devices": [device("A", t=4)], "gone": []}
+        self.assertEqual(slow.events(), [("devices", latest)])
         self.assertEqual(quick.names(), [])
 
     def test_many_devices(self):

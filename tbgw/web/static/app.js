@@ -1,5 +1,6 @@
 // The sandbox's page: devices as cards, live. Everything that came from a device is set with textContent or as a property.
 
+import { openManage, refreshManage } from "/manage.js";
 import { Chart, drawSpark, shownNumber, svg } from "/chart.js";
 
 const MAX_CARDS = 200; // more than anybody reads; the filter finds the others
@@ -16,6 +17,7 @@ const cards = new Map(); // name -> Card, for those that are drawn
 const series = new Map(); // device + "\0" + key -> { points, loaded }
 let clockOffset = 0; // server's clock minus ours, in ms
 let filter = "";
+let canManage = false; // whether the sandbox can be commanded from here
 
 const now = () => Date.now() + clockOffset;
 
@@ -178,7 +180,11 @@ class Card {
     this.state = make("p");
     names.append(title, this.state);
     this.pill = make("span", "pill");
-    head.append(make("span", "dot"), names, this.pill);
+    this.manage = make("button", "quiet manage-open", "Manage");
+    this.manage.type = "button";
+    this.manage.hidden = !canManage;
+    this.manage.addEventListener("click", () => openManage(devices.get(this.name)));
+    head.append(make("span", "dot"), names, this.pill, this.manage);
     this.telemetry = make("ul", "rows");
     this.unfold = make("button", "unfold");
     this.unfold.type = "button";
@@ -188,8 +194,10 @@ class Card {
     });
     this.attributesTitle = make("div", "group", "Attributes");
     this.attributes = make("ul", "rows");
+    this.sharedTitle = make("div", "group", "Shared attributes");
+    this.shared = make("ul", "rows");
     this.nothing = make("p", "nothing");
-    this.element.append(head, this.telemetry, this.attributesTitle, this.attributes, this.unfold, this.nothing);
+    this.element.append(head, this.telemetry, this.attributesTitle, this.attributes, this.sharedTitle, this.shared, this.unfold, this.nothing);
   }
 
   update() {
@@ -201,10 +209,14 @@ class Card {
     this.tick();
     const telemetry = Object.keys(device.telemetry).sort(order.compare);
     const attributes = Object.keys(device.attributes).sort(order.compare);
-    const count = telemetry.length + attributes.length;
+    const shared = Object.keys(device.shared).sort(order.compare);
+    const count = telemetry.length + attributes.length + shared.length;
     const room = this.unfolded ? Infinity : MAX_ROWS;
     this.fill(this.telemetry, "t", telemetry.slice(0, room), device.telemetry);
     this.fill(this.attributes, "a", attributes.slice(0, Math.max(0, room - telemetry.length)), device.attributes);
+    const left = Math.max(0, room - telemetry.length - attributes.length);
+    this.fill(this.shared, "s", shared.slice(0, left), device.shared);
+    this.sharedTitle.hidden = !this.shared.firstChild;
     this.attributesTitle.hidden = !this.attributes.firstChild;
     this.unfold.hidden = count <= MAX_ROWS;
     setText(this.unfold, this.unfolded ? "Show less" : `Show all ${count} keys`);
@@ -336,11 +348,16 @@ function took(message) {
   let rearrange = false;
   for (const device of message.devices) {
     rearrange = rearrange || !devices.has(device.name);
+    refreshManage(device);
     devices.set(device.name, device);
     changedCards.add(device.name);
     for (const [key, entry] of Object.entries(device.telemetry)) {
       if (typeof entry.value === "number") append(line(device.name, key).points, entry.ts, entry.value);
     }
+  }
+  for (const name of message.gone) {
+    rearrange = devices.delete(name) || rearrange;
+    refreshManage(null, name);
   }
   if (rearrange) arrange();
   if (!frame) frame = requestAnimationFrame(draw);
@@ -357,6 +374,7 @@ function connect() {
   source.addEventListener("hello", (event) => {
     const message = JSON.parse(event.data);
     clockOffset = message.now - Date.now();
+    canManage = Boolean(message.control);
     setText(byId("hint"), message.hint || "");
     byId("first").querySelector(".command").hidden = !message.hint;
     devices.clear();
