@@ -38,6 +38,7 @@ from twisted.python.failure import Failure
 from tbgw.config.findings import Severity
 from tbgw.config.gateway import ConnectorEntry, GatewayConfig
 from tbgw.config.loader import Examined
+from tbgw.config.security import Security
 from tbgw.configfolder import GENERAL_FILE, LOGS_FILE, WAITING, ConfigFolder, digest, rendered
 from tbgw.errors import ConfigurationError, LinkDown, NoAnswer, StoreError
 from tbgw.interfaces import IOwnDevice
@@ -103,6 +104,8 @@ def difference(old: GatewayConfig, new: GatewayConfig) -> Difference:
         for item in dataclasses.fields(old.thingsboard)
         if getattr(old.thingsboard, item.name) != getattr(new.thingsboard, item.name)
     }
+    if _is_same_login(old.thingsboard.security, new.thingsboard.security):
+        changed.discard("security")
     before = {entry.name: entry for entry in old.connectors}
     after = {entry.name: entry for entry in new.connectors}
 
@@ -129,6 +132,16 @@ def difference(old: GatewayConfig, new: GatewayConfig) -> Difference:
         or (link and provisioned)
         or (old.storage, old.sandbox) != (new.storage, new.sandbox),
     )
+
+
+def _is_same_login(old: Security, new: Security) -> bool:
+    """
+    Whether they are equal, but for a token whose file was not there when the first was read: the sandbox's own, at the
+    first start.
+    """
+    if old.access_token is None and old.access_token_file is not None:
+        new = dataclasses.replace(new, access_token=None)
+    return old == new
 
 
 class Applier(Protocol):

@@ -326,6 +326,20 @@ class DifferenceTests(ReconfigurationCase):
             self.assertEqual(flags, {expected}, section)
             self.assertEqual(what.begun, ())
 
+    def test_the_sandboxs_own_token(self) -> None:
+        """Its file, which is written at the first start, is no change of the link."""
+        sandbox = {"enabled": True}
+        thingsboard = {"host": "127.0.0.1", "security": {"accessTokenFile": "sandbox/token"}}
+        self.write("tb_gateway.json", {**self.general, "thingsboard": thingsboard, "sandbox": sandbox})
+        first = self.examine_all({}).config
+        (self.data_dir / "sandbox").mkdir()
+        (self.data_dir / "sandbox" / "token").write_text(TOKEN)
+        (self.data_dir / "sandbox" / "token").chmod(0o600)
+        second = self.examine_all({}).config
+        assert first is not None and second is not None
+        self.assertNotEqual(first.thingsboard.security, second.thingsboard.security)
+        self.assertEqual(difference(first, second), Difference())
+
     def test_the_general_report_strategy(self) -> None:
         """It is a part of every connector."""
         strategy = {"type": "ON_CHANGE"}
