@@ -174,7 +174,7 @@ class XMPPRpc:
     )
     response_is_data: bool | None = flag(
         "responseAsTelemetry",
-        default=None,  # type: ignore[arg-type] # the third state: neither was said
+        default=None,
         doc="Whether the answer is taken for telemetry as well; None: only if it came without our thread and id.",
     )
 
