@@ -67,9 +67,11 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(rig.listener.stations[0].version, V16)
         wire.tell(2, "i", "Heartbeat", {})
         self.assertEqual(wire.messages()[0][0], 3)
+        rig.connect("/CP3", (), headers={"Sec-WebSocket-Protocol": ""})
+        self.assertEqual(rig.listener.handshakes[-1].offered, ())
         wire = rig.dial()
         wire.say(request("/CP2", ["ocpp1.5"]))
-        self.assertEqual(len(rig.listener.stations), 1)
+        self.assertEqual(len(rig.listener.stations), 2)
 
     def test_versions_by_station(self) -> None:
         """A station may be pinned to some versions."""
