@@ -311,12 +311,11 @@ class KeyTests(FaultCase):
         await self.result(station, "Heartbeat", {})
         await self.until(lambda: station.told, "what changed meanwhile")
         self.assertEqual(station.told.pop()[1]["value"], "40")
+        asked = len(self.asked)
         await self.sandbox.stopService()
         self.sandbox.startService()
-        await self.until(lambda: bool(self.sandbox._endpoint.session_count), "a session")
-        await self.until(lambda: self.values("CP_1"), "the device")
-        await self.result(station, "Heartbeat", {})
-        self.assertEqual(station.told, [])
+        await self.until(lambda: len(self.asked) > asked, "the question of the new session")
+        self.assertEqual((self.asked[-1]["device"], station.told), ("CP_1", []))
 
 
 class SecurityExtensionTests(FaultCase):
