@@ -234,14 +234,19 @@ def connect() -> None:
     """Handshakes."""
     for tls in (False, True):
         for kind in ("gateway", "library", *(() if tls else ("ocpp",))):
-            rates = []
+            rates, costs = [], []
             for _ in range(REPEATS):
                 with central(kind, tls=tls) as server:
-                    count = 300 if tls else 1000
+                    count = 500 if tls else 1000
+                    before = server.cpu_seconds()
                     running = stations(server.port, count, "connect", **({"tls": 1} if tls else {}))
                     rates.append(count / outcome(running)["connect_seconds"])
+                    costs.append((server.cpu_seconds() - before) / count * 1000)
                     running.wait()
-            print(f"connections a second, {'TLS' if tls else 'plain'}, {kind}: {spread(rates)} in {REPEATS} runs")
+            print(
+                f"connections a second, {'TLS' if tls else 'plain'}, {kind}: {spread(rates)} in {REPEATS} runs, "
+                f"{spread(costs, 2)} ms of CPU each"
+            )
 
 
 def memory() -> None:

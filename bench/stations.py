@@ -24,9 +24,11 @@ import ssl
 import struct
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 DIAL_AT_ONCE = 200
+TLS_AT_ONCE = 20
 
 
 def meter_values(version: str) -> tuple[str, dict[str, Any]]:
@@ -135,6 +137,7 @@ def connect(count: int, port: int, options: dict[str, str], storm: bool = False)
     stations: list[Station] = []
     sent_away = 0
     waiting = [(begin, number) for number in range(count)]
+    pool = ThreadPoolExecutor(TLS_AT_ONCE)
     while waiting:
         waiting.sort()
         now = time.perf_counter()
@@ -144,13 +147,21 @@ def connect(count: int, port: int, options: dict[str, str], storm: bool = False)
         due = [number for when, number in waiting if when <= now][:DIAL_AT_ONCE]
         chosen = set(due)
         waiting = [entry for entry in waiting if entry[1] not in chosen]
-        dialled = []
-        for number in due:
+
+        def dial(number: int) -> Station | None:
             try:
-                dialled.append(Station(number, port, path, version, context, bool(options.get("deflate"))))
-            except (ConnectionError, ssl.SSLError, OSError):
+                return Station(number, port, path, version, context, bool(options.get("deflate")))
+            except OSError:
                 if not storm:
                     raise
+                return None
+
+        # Threads only for TLS, whose handshake waits for the server in the middle.
+        dialled = []
+        for number, found in zip(due, pool.map(dial, due) if context else map(dial, due), strict=True):
+            if found is not None:
+                dialled.append(found)
+            else:
                 sent_away += 1
                 waiting.append((time.perf_counter() + 1, number))
         for station in dialled:

@@ -1,6 +1,6 @@
 """`python -m bench.xmpp [throughput|memory ...]`: what the XMPP connector carries and costs, over a real prosody.
 
-throughput: messages of a component's thousand accounts go through prosody (TLS, STARTTLS, SCRAM) to the gateway, into its
+throughput: messages of a component's thousand accounts go through prosody (STARTTLS, SCRAM) to the gateway, into its
 SQLite store at synchronous=FULL, and at QoS 1 to mosquitto; time runs from the first byte that the load writes to the
 arrival of the last reading, every serial number seen. Beside it the bare receive rate of the same machine in the same
 run: the connector's link alone, which counts and stores nothing, with stream management and without.
@@ -168,7 +168,7 @@ def _bare(stream_management: bool) -> tuple[float, float]:
 
 def throughput(repeats: int = 3) -> None:
     """Prosody to PUBACK, beside the bare receive rate."""
-    print(f"\n== throughput: {MESSAGES:,} messages with a JSON body of 27 bytes, two values each, from {DEVICES:,} accounts")
+    print(f"\n== throughput: {MESSAGES:,} messages, a JSON body of 27 bytes with two values, from {DEVICES:,} accounts")
     print(f"   receiver alone on core {GATEWAY_CORE}; prosody, load, broker, subscriber on core {LOAD_CORE};")
     print(f"   {repeats} runs each, in turn, each with servers of its own: median (min .. max)")
     rows: dict[str, list[tuple[float, float]]] = {}

@@ -239,8 +239,10 @@ class ConfigFolder:
             backup = undo[name]
             if backup is None:
                 (self.path / name).unlink(missing_ok=True)
-            else:
-                replace_file(self.path / name, (self.path / BACKUP_FOLDER / backup).read_bytes(), self._mode(name))
+                continue
+            content = (self.path / BACKUP_FOLDER / backup).read_bytes()
+            if not (self.path / name).is_file() or (self.path / name).read_bytes() != content:
+                replace_file(self.path / name, content, self._mode(name))
         sync_folder(self.path)
 
     def _prune(self, name: str) -> None:

@@ -44,7 +44,7 @@ class CommandFailed(GatewayError):  # noqa: N818 - says what is
     for commands to the gateway itself.
     """
 
-    def __init__(self, text: str = "", code: int | None = None, answer: Any = None) -> None:
+    def __init__(self, text: str = "", code: int | None = None, *, answer: Any = None) -> None:
         super().__init__(text)
         self.code = code
         self.answer = answer

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.test_management -*-
+# -*- test-case-name: tests.scenarios.test_remote -*-
 """What makes the gateway manageable from ThingsBoard's own pages, built and joined: notices about devices, commands for
 the gateway itself, remote configuration and logging, statistics, and how long silent devices stay within reach.
 

@@ -38,6 +38,7 @@ from twisted.python.failure import Failure
 from tbgw.config.findings import Severity
 from tbgw.config.gateway import ConnectorEntry, GatewayConfig
 from tbgw.config.loader import Examined
+from tbgw.config.security import Security
 from tbgw.configfolder import GENERAL_FILE, LOGS_FILE, WAITING, ConfigFolder, digest, rendered
 from tbgw.errors import ConfigurationError, LinkDown, NoAnswer, StoreError
 from tbgw.interfaces import IOwnDevice
@@ -66,6 +67,10 @@ LIVE_FIELDS = frozenset(
     }
 )
 """Fields that can be changed while all runs. All others need a new process."""
+
+
+Places = dict[str, list[tuple[str | int, ...]]]
+"""File to where secrets stand in it."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ def difference(old: GatewayConfig, new: GatewayConfig) -> Difference:
         for item in dataclasses.fields(old.thingsboard)
         if getattr(old.thingsboard, item.name) != getattr(new.thingsboard, item.name)
     }
+    if _is_same_login(old.thingsboard.security, new.thingsboard.security):
+        changed.discard("security")
     before = {entry.name: entry for entry in old.connectors}
     after = {entry.name: entry for entry in new.connectors}
 
@@ -125,6 +132,16 @@ def difference(old: GatewayConfig, new: GatewayConfig) -> Difference:
         or (link and provisioned)
         or (old.storage, old.sandbox) != (new.storage, new.sandbox),
     )
+
+
+def _is_same_login(old: Security, new: Security) -> bool:
+    """
+    Whether they are equal, but for a token whose file was not there when the first was read: the sandbox's own, at the
+    first start.
+    """
+    if old.access_token is None and old.access_token_file is not None:
+        new = dataclasses.replace(new, access_token=None)
+    return old == new
 
 
 class Applier(Protocol):
@@ -178,6 +195,7 @@ class Reconfiguration:
         self._deadline: IDelayedCall | None = None
         self._status: dict[str, Value] = {}
         self._restarting = False
+        self._known_places: tuple[dict[str, tuple[int, int, int]], Places] | None = None
 
     def start(self) -> None:
         """The store is open."""
@@ -289,7 +307,7 @@ class Reconfiguration:
     async def _carry_out(self, update: dict[str, Value]) -> Sequence[str]:
         """The files that were changed. Raises Refusal, ConfigurationError, OSError, StoreError; then nothing was."""
         files = self._folder.read()
-        places = self._places(self._examine({}))
+        places = self._places()
         plan = remote_config.plan(update, files, places)
         if plan.unknown:
             update.update(await self._ask_for(plan.unknown))
@@ -370,11 +388,16 @@ class Reconfiguration:
 
     # Showing.
 
-    def _places(self, examined: Examined) -> dict[str, list[tuple[str | int, ...]]]:
-        places: dict[str, list[tuple[str | int, ...]]] = {}
-        for file, place in examined.secrets:
-            places.setdefault(file, []).append(place)
-        return places
+    def _places(self) -> Places:
+        """Where secrets stand in the files as they are. They are only read anew when they have changed: that can take
+        seconds for a thousand devices on a small board."""
+        signature = self._files(GENERAL_FILE)
+        if self._known_places is None or self._known_places[0] != signature:
+            places: Places = {}
+            for file, place in self._examine({}).secrets:
+                places.setdefault(file, []).append(place)
+            self._known_places = signature, places
+        return self._known_places[1]
 
     def _tell(self, good: bool, faults: Sequence[str], changed: Sequence[str]) -> None:
         shown = [fault[:300] for fault in faults[:MAX_FAULTS]]
@@ -396,7 +419,7 @@ class Reconfiguration:
         shown = self._folder.state.shown
         names = [*FIXED, *[entry.name for entry in self.config.connectors]]
         ts_ms = {name: max(shown.get(name, 0), self._folder.changed_ms(self._file_of(name))) for name in names}
-        places = self._places(self._examine({}))
+        places = self._places()
         secrets = self.config.thingsboard.publish_secrets
         for message in remote_config.published(files, places, ts_ms, self._version, secrets):
             self._own_device.publish_attributes(message)
@@ -409,14 +432,15 @@ class Reconfiguration:
 
     # Files that are changed on the disk.
 
-    def _files(self) -> dict[str, tuple[int, int, int]]:
+    def _files(self, *others: str) -> dict[str, tuple[int, int, int]]:
+        """Time, size and number of the connectors' files and these."""
         found = {}
-        for entry in self.config.connectors:
+        for path in (*[entry.file for entry in self.config.connectors], *[self._folder.path / name for name in others]):
             try:
-                status = entry.file.stat()
+                status = path.stat()
             except OSError:
                 continue
-            found[str(entry.file)] = (status.st_mtime_ns, status.st_size, status.st_ino)
+            found[str(path)] = (status.st_mtime_ns, status.st_size, status.st_ino)
         return found
 
     def _arm_watch(self) -> None:

@@ -22,7 +22,7 @@ from tbgw.connectors.xmpp.config import XMPPConfig
 ROOT = Path(__file__).resolve().parent.parent
 ETC = ROOT / "etc"
 REFERENCE = ROOT / "tests" / "data" / "reference-config"
-SAMPLES = {"ocpp.json": "ocpp"}
+SAMPLES = {"ocpp.json": "ocpp", "xmpp.json": "xmpp"}
 """Files in etc/ that no connector uses as shipped, with the type that they are for."""
 TOKEN = {"TB_GW_ACCESS_TOKEN": "kQ3xv81LmWzRt5Yb"}
 
@@ -49,6 +49,8 @@ class ShippedConfigTests(SynchronousTestCase):
         """A connector that is not in use by default can be put to use as the README says, without a word."""
         folder = Path(self.mktemp())
         shutil.copytree(ETC, folder)
+        (folder / "xmpp-password").write_text("s3cr3t\n")
+        (folder / "xmpp-password").chmod(0o600)
         general = json.loads((folder / "tb_gateway.json").read_text())
         general["connectors"] += [
             {"type": kind, "name": kind, "configuration": name} for name, kind in SAMPLES.items()

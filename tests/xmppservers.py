@@ -52,12 +52,14 @@ class XMPPServer:
         client_certificates: bool = False,
         tls13: bool = True,
         resume_seconds: int = 60,
+        ping: str = "{}",
         extra: str = "",
     ) -> None:
         """
         `users`: name to password. `identity`: the certificate. `tls` false: no TLS at all. `disabled_mechanisms`: SASL
-        mechanisms that are not offered. `client_certificates`: those of our authority log in (EXTERNAL). `extra` is
-        put into the configuration as it is: Lua at the virtual host, or YAML at the top.
+        mechanisms that are not offered. `client_certificates`: those of our authority log in (EXTERNAL). `ping` is
+        what ejabberd's mod_ping is to do. `extra` is put into the configuration as it is: Lua at the virtual host, or
+        YAML at the top.
         """
         self.test = test
         self.users = dict(users)
@@ -70,6 +72,7 @@ class XMPPServer:
         self.client_certificates = client_certificates
         self.tls13 = tls13
         self.resume_seconds = resume_seconds
+        self.ping = ping
         self.extra = extra
         self.folder = Path(test.mktemp()).absolute()
         (self.folder / "data").mkdir(parents=True)
@@ -257,8 +260,8 @@ modules:
   mod_disco: {{}}
   mod_roster: {{}}
   mod_offline: {{}}
-  mod_ping: {{}}
-  mod_stream_mgmt: {{resume_timeout: {self.resume_seconds}, max_ack_queue: 5000, resend_on_timeout: if_offline}}
+  mod_ping: {self.ping}
+  mod_stream_mgmt: {{resume_timeout: {self.resume_seconds}, max_ack_queue: 100000, resend_on_timeout: if_offline}}
 {self.extra}
 """
 

@@ -92,7 +92,7 @@ class StationProtocol(LeanWebSocket):
             identity=target.identity,
             peer=self._peer,
             authorization=authorization.encode("latin-1") if authorization is not None else None,
-            offered=tuple(self.websocket_protocols),
+            offered=self._offered(),
             certificate=certificate,
             tls=is_tls,
         )
@@ -106,6 +106,9 @@ class StationProtocol(LeanWebSocket):
             return answer.addCallbacks(self._admitted, self._not_admitted, callbackArgs=(target.identity,))
         return self._admitted(answer, target.identity)
 
+    def _offered(self) -> tuple[str, ...]:
+        return tuple(name for name in self.websocket_protocols if name)  # an empty header offers nothing
+
     def _not_admitted(self, failure: Failure) -> None:
         _log.failure("admit failed for {path!r}", failure, path=self._path)
         self._refuse("refused", 500, "admit failed")
@@ -113,7 +116,7 @@ class StationProtocol(LeanWebSocket):
     def _admitted(self, answer: Admission | Refusal, identity: str) -> str | None:
         if isinstance(answer, Refusal):
             self._refuse("refused", answer.status, answer.why, answer.headers)
-        offered = self.websocket_protocols
+        offered = self._offered()
         self._version = choose_version(offered, answer.versions) if offered else answer.missing_subprotocol
         if self._version is not None:
             self._station = Station(cast(Any, self), identity, self._path, self._version, self._peer, answer.data)

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.pipeline.test_notices -*-
+# -*- test-case-name: tests.pipeline.test_renaming -*-
 """What is done when ThingsBoard says that a device was renamed or deleted: all who know devices by name are told, in
 the one order in which nothing is lost, and nothing is brought back (see `renaming`).
 
@@ -9,7 +9,7 @@ the one order in which nothing is lost, and nothing is brought back (see `renami
    milliseconds leaves the old name.
 4. What is on its way and what waits follows; the session under the old name is ended, and that under the new one begun.
 
-A notice for a name that is not known here does nothing, so one that comes twice is as good as one that comes once.
+A notice that comes twice is as good as one that comes once.
 """
 
 from __future__ import annotations
@@ -52,8 +52,14 @@ class Notices:
 
     def renamed(self, old: str, new: str) -> Deferred[None]:
         """ThingsBoard calls the device `old` by the name `new` from now on."""
-        if old == new or old not in self._registry:
+        if old == new:
             return succeed(None)
+        if old not in self._registry:
+            if new in self._registry:
+                return succeed(None)  # the notice has come before
+            # A device that has asked for attributes, but never told anything, is known to ThingsBoard and not here.
+            self._registry.seen(Device(old))
+            self._registry.gone(old)
         self._ingest.leave(old)
         self._registry.rename(old, new)
         self._events.emit(DeviceRenamed(old=old, new=new))

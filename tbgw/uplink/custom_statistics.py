@@ -102,9 +102,9 @@ class CustomStatistics(Service):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._kill()
         if self._round is not None:
             self._round.cancel()
-        self._kill()
 
     def _due(self) -> None:
         self._timer = self._reactor.callLater(self._period_seconds, self._due)

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.uplink.test_machine -*-
+# -*- test-case-name: tests.uplink.test_statistics -*-
 """Figures of the machine and of this process, read from /proc; without a library, since psutil costs 3 MiB and says the
 same. Everything that the system does not tell is left out.
 

@@ -102,3 +102,89 @@ class XMPPConfigTests(FolderCase):
         """A JID that stands twice is a doubt."""
         parse(tree({"server": SERVER, "devices": [DEVICE, DEVICE]}), self.reporter)
         self.assertEqual(len(self.lines(Severity.DOUBT)), 1)
+
+
+class ServerConfigTests(FolderCase):
+    """The object `server` by itself."""
+
+    def server(self, **keys: Any) -> Any:
+        section = {key: value for key, value in {**SERVER, **keys}.items() if value is not None}
+        return parse(tree({"server": section, "devices": [DEVICE]}, "xmpp.json"), self.reporter).server
+
+    def check_fault(self, text: str, **keys: Any) -> None:
+        before = self.faults()
+        self.server(**keys)
+        (fault,) = [line for line in self.faults() if line not in before]
+        self.assertIn(text, fault)
+
+    def test_needs_tls(self):
+        """OpenSSL is loaded unless the file says never to encrypt."""
+        self.assertTrue(self.server().needs_tls)
+        self.assertTrue(self.server(force_starttls=False).needs_tls)
+        self.assertTrue(self.server(use_ssl=True, disable_starttls=True).needs_tls)
+        self.assertFalse(self.server(disable_starttls=True).needs_tls)
+        self.assertFalse(self.server(component=True, jid="devices.example.org").needs_tls)
+
+    def test_logins(self):
+        """A password is needed, unless a certificate, or no name, takes its place."""
+        self.check_fault("password: is missing", password=None)
+        self.assertIsNone(self.server(password=None, jid="example.org").password)
+        before = len(self.lines(Severity.DOUBT))
+        self.server(jid="example.org")
+        self.assertEqual(len(self.lines(Severity.DOUBT)), before + 1)
+
+    def test_password_file(self):
+        """The password may stand in a file of its own, which nobody else should read (P-12)."""
+        path = self.reporter.config_dir / "password"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("canary-9\n")
+        path.chmod(0o600)
+        server = self.server(password=None, passwordFile="password")
+        self.assertEqual(server.password.reveal(), "canary-9")
+        self.assertEqual(self.lines(), [])
+        self.assertNotIn("canary", repr(server))
+        path.chmod(0o644)
+        self.server(password=None, passwordFile="password")
+        self.assertIn("every user", self.lines(Severity.WARNING)[0])
+        self.check_fault("not both", passwordFile="password")
+        path.write_text("\n")
+        self.server(password=None, passwordFile="password")
+        self.assertIn("in one line", "\n".join(self.faults()))
+
+    def test_component(self):
+        """A component's JID is its domain; it does not go over a network readable, unless that is said."""
+        self.check_fault("domain alone", component=True, host="localhost")
+        self.check_fault("no STARTTLS", component=True, jid="devices.example.org", host="xmpp.example.org")
+        self.check_fault("password: is missing", component=True, jid="devices.example.org", password=None)
+        for keys in ({"use_ssl": True}, {"disable_starttls": True}, {"host": "127.0.0.1"}):
+            before = self.faults()
+            self.server(**{"component": True, "jid": "devices.example.org", "host": "xmpp.example.org", **keys})
+            self.assertEqual(self.faults(), before)
+
+    def test_resource(self):
+        """The resource stands in the JID or by itself, not in both."""
+        self.assertEqual(self.server(resource="line-4").jid, "gateway@example.org/line-4")
+        self.check_fault("in jid as well", jid="gateway@example.org/x", resource="line-4")
+
+    def test_words(self):
+        """Mechanisms and plugins that do not exist: a fault, and a warning."""
+        self.assertEqual(self.server(mechanisms=["scram-sha-256"]).mechanisms, ("SCRAM-SHA-256",))
+        self.check_fault("is none of", mechanisms=["SCRAM-MD5"])
+        before = len(self.lines(Severity.WARNING))
+        self.server(plugins=["xep_0323", "xep_9999"])
+        self.assertEqual(len(self.lines(Severity.WARNING)), before + 1)
+
+    def test_password_that_none_may_be(self):
+        """A password that SASLprep prohibits is found before the first login."""
+        self.check_fault("SASLprep", password="canary\u0007")
+        self.assertNotIn("canary", "\n".join(self.faults()))
+
+    def test_tls_files(self):
+        """Certificate and key belong together; not to verify warns."""
+        path = self.reporter.config_dir / "own.pem"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
+        self.check_fault("needs both", tls={"certificate": "own.pem"})
+        self.check_fault("cannot be used together", tls={"certificate": "own.pem", "privateKey": "own.pem"})
+        self.server(tls={"dangerouslyAcceptAnyServerCertificate": True})
+        self.assertIn("not verified", self.lines(Severity.WARNING)[0])

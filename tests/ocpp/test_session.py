@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tbgw.ocpp.actions import UNCONFIRMED, station_actions
 from tbgw.ocpp.errors import (
     CallErrorReceived,
     CallQueueFull,
@@ -29,6 +30,7 @@ from tbgw.ocpp.session import (
     Validation,
 )
 from tbgw.ocpp.versions import Version
+from tests.ocpp.samples import breakages, every_schema, sample
 
 V16, V201, V21 = Version.V16, Version.V201, Version.V21
 
@@ -132,6 +134,33 @@ class IncomingTests(SessionCase):
         event = session.receive('[5,"x","FormatViolation","d",{}]', 0.0)
         self.assertEqual(event, Ignored("FormatViolation: d", "result_error"))
         self.assertEqual(self.take(session), [])
+
+
+class BreakageTests(SessionCase):
+    """Every field of everything that a station may call, missing, wrong, too long or too much."""
+
+    def test_every_field(self) -> None:
+        """Lenient hands each over with what is wrong; strict refuses each with a code that its version has."""
+        codes = {
+            V16: {"OccurenceConstraintViolation", "FormationViolation"},
+            V201: {"OccurrenceConstraintViolation", "FormatViolation"},
+            V21: {"OccurrenceConstraintViolation", "FormatViolation"},
+        }
+        count = 0
+        for version, action, result, root in every_schema():
+            if result or action not in station_actions(version) or action in UNCONFIRMED:
+                continue
+            strict = self.session(version, validation=Validation.STRICT)
+            for rule, path, payload in breakages(root, sample(root, True)):
+                lenient = self.session(version)
+                self.assertIsNotNone(self.arrive(lenient, "i", action, payload).fault, (version, action, rule, path))
+                said = strict.receive(json.dumps([2, "i", action, payload]), 0.0)
+                self.assertIsInstance(said, Ignored)
+                ((kind, id_, code, _, _),) = self.take(strict)
+                allowed = codes[version] | {"TypeConstraintViolation", "PropertyConstraintViolation"}
+                self.assertTrue((kind, id_) == (4, "i") and code in allowed, code)
+                count += 1
+        self.assertGreater(count, 2_000)
 
 
 class DuplicateTests(SessionCase):

@@ -404,13 +404,26 @@ class NoticeTests(NoticeCase):
         changes = len(self.renaming.written)
         for notice in (
             self.notices.renamed("A", "New"),
-            self.notices.renamed("nobody", "x"),
             self.notices.renamed("New", "New"),
             self.notices.deleted("A"),
         ):
             self.successResultOf(notice)
         self.assertEqual(len(self.renaming.written), changes)
         self.assertEqual(list(self.registry.present()), ["New"])
+
+    def test_a_device_that_never_told_anything(self) -> None:
+        """One that has only asked for attributes is renamed, too: its first word goes to the new name."""
+        self.notices.renamed("B", "New")
+        self.settle()
+        self.uplink.up()
+        self.say("B")
+        self.settle()
+        said = self.names(self.uplink.sent)
+        self.assertEqual((said[0], said[-1]), ((topics.CONNECT, ["New"]), (topics.TELEMETRY, ["New"])))
+        self.assertEqual(json.loads(self.uplink.sent[0].payload)["type"], "kind of B")
+        self.downlink.message_received(topics.RPC, b'{"device":"New","data":{"id":1,"method":"m","params":5}}')
+        self.assertEqual(self.connector.calls[-1], ("B", "m", 5))
+        self.settle()
 
     def test_renamed_back(self) -> None:
         """Back to its own name, the device is as if nothing had been; the file says so."""

@@ -245,7 +245,7 @@ class ConfigurationTests(RemoteCase):
         self.line["socket"]["port"] = port
         pushed = self.connector()
         self.push(Line=pushed)
-        await self.says(gateway, "configuration changed: line.json, tb_gateway.json; begun: Line; ended: Line")
+        await self.says(gateway, "configuration changed: line.json; begun: Line; ended: Line")
         await self.send_until_taken(5, port)
         await self.until(lambda: self.value("Scale") == 5)
         await self.until(lambda: self.shown("Line")["ts"] >= pushed["ts"])
@@ -256,7 +256,7 @@ class ConfigurationTests(RemoteCase):
         self.assertEqual(gateway.output.count("configuration changed"), 1)
         files = sorted(path.name for path in (self.folder.etc / "backup").iterdir())
         self.assertEqual(
-            [re.sub(r"\d+", "N", name) for name in files], ["line.backup.N.json", "tb_gateway.backup.N.json"]
+            [re.sub(r"\d+", "N", name) for name in files], ["line.backup.N.json"]
         )
         self.assertNotIn(token, gateway.output)
 

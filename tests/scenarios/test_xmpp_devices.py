@@ -35,9 +35,7 @@ class DeviceTests(LinkCase):
         folder.write(
             "tb_gateway.json",
             {
-                "thingsboard": {
-                    "host": "127.0.0.1", "port": self.mqtt, "security": {"type": "accessToken", "accessToken": "a1b2c3"},
-                },
+                "thingsboard": {"host": "127.0.0.1", "port": self.mqtt, "security": {"accessToken": "a1b2c3"}},
                 "storage": {"type": "sqlite", "data_file_path": "./store/"},
                 "connectors": [{"type": "xmpp", "name": "Site", "configuration": "site.json"}],
             },

@@ -53,7 +53,8 @@ class CommandTests(SynchronousTestCase):
 
     def test_replies(self) -> None:
         """Each reply has the reference's shape, whatever stands for "no parameters" (C-43)."""
-        for nothing in (None, {}, "{}", "", []):
+        spellings: list[Any] = [None, {}, "{}", "", []]
+        for nothing in spellings:
             self.assertEqual(self.call("gateway_ping", nothing), {"code": 200, "resp": "pong"})
             self.assertEqual(self.call("gateway_devices", nothing), {"code": 200, "resp": {"Scale": "Line"}})
             stats = {"eventsProduced": 3, "eventsSent": 2, "LineEventsProduced": 3}
@@ -71,8 +72,9 @@ class CommandTests(SynchronousTestCase):
         for params, seconds in ((None, 1), ({}, 1), ("", 1), (60, 60), ("5", 5), (0.1, 1), ({"seconds": 7}, 7)):
             self.assertEqual(self.call("gateway_restart", params), {"success": True})
             self.assertEqual(self.done.pop(), ("restart", seconds))
-        for params in ("soon", [1], {"seconds": "x"}, -1, 1e9, float("nan"), float("inf")):
-            self.assertEqual(self.call("gateway_restart", params)[0], 400, params)
+        nonsense: list[Any] = ["soon", [1], {"seconds": "x"}, -1, 1e9, float("nan"), float("inf")]
+        for wrong in nonsense:
+            self.assertEqual(self.call("gateway_restart", wrong)[0], 400, wrong)
         self.assertEqual(self.done, [])
         self.assertEqual(self.counters.total("remote_commands"), 14)
 

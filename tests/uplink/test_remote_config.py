@@ -277,8 +277,10 @@ class ShownTests(SynchronousTestCase):
 
     def test_any_files(self) -> None:
         """Files in which something is missing or odd are shown as far as they go."""
-        for general in ({}, {"connectors": "x"}, {"connectors": [5, {}, {"name": 5}]}, {"thingsboard": 5}, [], None):
-            published({GENERAL_FILE: general}, {}, {}, "1") if isinstance(general, dict) else None
+        odd: list[Any] = [{}, {"connectors": "x"}, {"connectors": [5, {}, {"name": 5}]}, {"thingsboard": 5}, [], None]
+        for general in odd:
+            first, *others = published({GENERAL_FILE: general}, {}, {}, "1")
+            self.assertEqual((first["Version"], others), ("1", []))
 
     def test_small_parts(self) -> None:
         """Times, equality and what is a configuration at all."""

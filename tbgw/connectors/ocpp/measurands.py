@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from math import isfinite, sqrt
 from typing import Any, NamedTuple
 
@@ -22,7 +21,9 @@ MAX_SAMPLES = 1000
 """Sampled values of one message that are looked at: a station with 50 phases and 20 measurands."""
 MAX_NAMES_CHARACTERS = 200
 """Of measurand, phase, location, context and unit together; the longest of the standard have some 90. What is longer
-would make keys that ThingsBoard does not take, and fill the cache."""
+would make keys that ThingsBoard does not take."""
+MAX_KINDS = 1000
+"""Kinds remembered under one prefix; 22 measurands in each phase, place and context that occur are some 300."""
 MAX_NUMBER_CHARACTERS = 32
 MAX_WHOLE = 2**63 - 1
 """ThingsBoard's whole numbers have 64 bits."""
@@ -63,6 +64,8 @@ class Kind(NamedTuple):
     """Key of the attribute that names the unit."""
     unit: str
     """As it is reported to ThingsBoard; empty when nobody says."""
+    is_plain: bool
+    """Whether the number is passed on as it is."""
     factor: int
     """What the number is multiplied with."""
     scale: str
@@ -73,10 +76,45 @@ class Kind(NamedTuple):
     phase: str
 
 
-@lru_cache(maxsize=4096)
-def kind_of(measurand: str, phase: str, location: str, context: str, unit: str, raw: bool) -> Kind:
-    """What is the same for all samples of a kind. A stranger's names push each other out of the cache."""
-    stem = _key(measurand)
+Named = tuple[Any, Any, Any, Any, Any]
+"""Measurand, phase, location, context and unit as a sample has them: texts, or None for what it leaves out."""
+
+
+class Kinds:
+    """
+    The kinds of samples that were seen, under one prefix of keys: making one costs what twenty look-ups cost. Bounded:
+    names that never end push the others out.
+    """
+
+    __slots__ = ("_made", "_prefix", "_raw")
+
+    def __init__(self, prefix: str, raw_units: bool) -> None:
+        self._prefix = prefix
+        self._raw = raw_units
+        self._made: dict[Named, Kind] = {}
+
+    def get(self, named: Named) -> Kind | None:
+        """None for what no key can be made of."""
+        try:
+            kind = self._made.get(named)
+        except TypeError:  # a list or an object in the place of a name
+            return None
+        return kind or self._make(named)
+
+    def _make(self, named: Named) -> Kind | None:
+        texts = ["" if name is None else name for name in named]
+        if not all(isinstance(text, str) for text in texts) or sum(map(len, texts)) > MAX_NAMES_CHARACTERS:
+            return None
+        kind = _kind_of(self._prefix, *texts, raw=self._raw)
+        if len(self._made) >= MAX_KINDS:
+            self._made.clear()
+        self._made[named] = kind
+        return kind
+
+
+def _kind_of(prefix: str, measurand: str, phase: str, location: str, context: str, unit: str, *, raw: bool) -> Kind:
+    measurand = measurand or DEFAULT_MEASURAND
+    stem = prefix + _key(measurand)
     place = "" if location in ("", "Outlet") else "_" + _key(location)
     suffix = _SUFFIXES.get(context, "")
     factor, scale = 1, ""
@@ -94,6 +132,7 @@ def kind_of(measurand: str, phase: str, location: str, context: str, unit: str, 
         f"{stem}{'_' + _key(phase) if phase else ''}{place}{suffix}",
         f"{stem}_unit",
         unit,
+        factor == 1 and not scale,
         factor,
         scale,
         f"{stem}{place}{suffix}",
@@ -108,7 +147,8 @@ def _key(name: str) -> str:
 
 def number_of(value: Any) -> int | float | None:
     """A number, or a text that is one; None for anything else: NaN, infinity, and whole ones beyond 64 bits."""
-    if isinstance(value, str):
+    kind = type(value)
+    if kind is str:
         if len(value) > MAX_NUMBER_CHARACTERS or "_" in value:
             return None
         try:
@@ -119,11 +159,12 @@ def number_of(value: Any) -> int | float | None:
                 value = float(value)
             except ValueError:
                 return None
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
+        kind = type(value)
+    if kind is float:
+        return value if isfinite(value) else None
+    if kind is int:
         return value if -MAX_WHOLE <= value <= MAX_WHOLE else None
-    return value if isinstance(value, float) and isfinite(value) else None
+    return None
 
 
 def converted(value: int | float, factor: int, scale: str = "") -> int | float:
@@ -139,71 +180,53 @@ def converted(value: int | float, factor: int, scale: str = "") -> int | float:
 class Samples:
     """What the sampled values of one instant say; filled by `read_samples`."""
 
-    __slots__ = ("signed", "units", "unusable", "values")
+    __slots__ = ("units", "unusable", "values")
 
     def __init__(self) -> None:
-        self.values: dict[str, int | float] = {}
+        self.values: dict[str, Any] = {}
+        """Numbers by key; the texts of signed records under `<key>_signed`."""
         self.units: dict[str, str] = {}
-        self.signed: dict[str, str] = {}
-        """Signed records, by the key of what they sign."""
         self.unusable = 0
         """Samples that are no number, or no sample at all."""
 
 
-def read_samples(samples: Any, raw_units: bool, phase_totals: bool) -> Samples:
+def read_samples(samples: Any, kinds: Kinds, phase_totals: bool = False) -> Samples:
     """The list `sampledValue` of one meter value, of any version and however malformed."""
     read = Samples()
     if not isinstance(samples, list):
         read.unusable += 1
         return read
     phases: dict[str, list[tuple[Kind, int | float]]] = {}
-    values = read.values
+    values, units = read.values, read.units
+    find = kinds.get
     for sample in samples[:MAX_SAMPLES]:
-        if not isinstance(sample, dict):
+        if type(sample) is not dict:
             read.unusable += 1
             continue
-        unit = sample.get("unit", "")
-        multiplier = 0
-        if (of_measure := sample.get("unitOfMeasure")) is not None and isinstance(of_measure, dict):
-            unit = of_measure.get("unit", "")
-            multiplier = of_measure.get("multiplier", 0)
-        measurand = sample.get("measurand") or DEFAULT_MEASURAND
-        phase, location = sample.get("phase") or "", sample.get("location") or ""
-        context, unit = sample.get("context") or "", unit or ""
-        try:
-            if len(measurand) + len(phase) + len(location) + len(context) + len(unit) > MAX_NAMES_CHARACTERS:
-                read.unusable += 1
-                continue
-            kind = kind_of(measurand, phase, location, context, unit, raw_units)
-        except (TypeError, AttributeError):  # a list, an object or a number in the place of a name
+        get = sample.get
+        unit, multiplier = get("unit"), None
+        if "unitOfMeasure" in sample and isinstance(of_measure := sample["unitOfMeasure"], dict):
+            unit, multiplier = of_measure.get("unit"), of_measure.get("multiplier")
+        kind = find((get("measurand"), get("phase"), get("location"), get("context"), unit))
+        if kind is None:
             read.unusable += 1
             continue
-        signed = sample.get("signedMeterValue")
-        value = sample.get("value")
-        if sample.get("format") == "SignedData":
-            signed, value = {"signedMeterData": value}, None
-        if isinstance(signed, dict):
-            record = signed.get("signedMeterData")
-            if isinstance(record, str) and len(record) <= MAX_SIGNED_CHARACTERS:
-                read.signed[kind.key + "_signed"] = record
+        value = get("value")
+        if get("format") == "SignedData" or "signedMeterValue" in sample:
+            value = _signed(sample, kind, values)
             if value is None:
                 continue
         number = number_of(value)
-        if number is None or (multiplier and not _fits(multiplier)):
+        if number is not None and multiplier:
+            number = _multiplied(number, multiplier)
+        if number is not None and not kind.is_plain:
+            number = number_of(converted(number, kind.factor, kind.scale))
+        if number is None:
             read.unusable += 1
             continue
-        if multiplier:
-            number = number * 10**multiplier if multiplier > 0 else number / 10**-multiplier
-        if kind.factor != 1 or kind.scale:
-            number = converted(number, kind.factor, kind.scale)
-        if multiplier or kind.factor != 1:
-            number = number_of(number)
-            if number is None:  # too large by now
-                read.unusable += 1
-                continue
         values[kind.key] = number
         if kind.unit:
-            read.units[kind.unit_key] = kind.unit
+            units[kind.unit_key] = kind.unit
         if phase_totals and kind.phase:
             phases.setdefault(kind.total_key, []).append((kind, number))
     for key, found in phases.items():
@@ -214,8 +237,22 @@ def read_samples(samples: Any, raw_units: bool, phase_totals: bool) -> Samples:
     return read
 
 
-def _fits(multiplier: Any) -> bool:
-    return isinstance(multiplier, int) and -_MAX_MULTIPLIER <= multiplier <= _MAX_MULTIPLIER
+def _signed(sample: dict[str, Any], kind: Kind, values: dict[str, Any]) -> Any:
+    """Keep the signed record; the value that stands beside it, if any."""
+    value, record = sample.get("value"), sample.get("signedMeterValue")
+    if sample.get("format") == "SignedData":
+        value, record = None, value
+    elif isinstance(record, dict):
+        record = record.get("signedMeterData")
+    if isinstance(record, str) and len(record) <= MAX_SIGNED_CHARACTERS:
+        values[kind.key + "_signed"] = record
+    return value
+
+
+def _multiplied(number: int | float, multiplier: Any) -> int | float | None:
+    if not isinstance(multiplier, int) or not -_MAX_MULTIPLIER <= multiplier <= _MAX_MULTIPLIER:
+        return None
+    return number_of(number * 10**multiplier if multiplier > 0 else number / 10**-multiplier)
 
 
 def _total(found: list[tuple[Kind, int | float]]) -> float | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2s
 from typing import Any, NamedTuple
 
-from tbgw.connectors.ocpp.measurands import Samples, number_of, read_samples
+from tbgw.connectors.ocpp.measurands import Kinds, number_of, read_samples
 from tbgw.connectors.ocpp.policy import DefaultMapping
 from tbgw.connectors.ocpp.timestamps import believable
 from tbgw.connectors.ocpp.transactions import Transaction
@@ -33,6 +33,8 @@ MAX_CONNECTOR_DEVICES = 64
 MAX_MESSAGE_SAMPLES = 5000
 """Sampled values of one message that are looked at, which is 10 ms; a day of a transaction's clock-aligned data of ten
 measurands each quarter of an hour has 960."""
+MAX_PREFIXES = 100
+"""Prefixes whose keys are remembered, over all charge points: connectors are mostly 1 to 4."""
 MAX_EVENTS = 1000
 """Entries of one NotifyEvent or NotifyReport that are looked at."""
 MAX_NAMES_CHARACTERS = 200
@@ -155,6 +157,7 @@ class DefaultMapper:
         self._salt = salt
         self._raw = options.units == "raw"
         self._zone = options.zone
+        self._kinds_by_prefix: dict[str, Kinds] = {}
         self._maps: dict[str, Callable[[Message, Memory, Mapped], None]] = {
             "BootNotification": self._boot,
             "StatusNotification": self._status,
@@ -311,7 +314,7 @@ class DefaultMapper:
             if meter_values is not None:
                 into.left_out("sample")
             return
-        device, prefix = place
+        kinds = self._kinds(place.prefix)
         count = 0
         for meter_value in meter_values:
             if not isinstance(meter_value, dict):
@@ -322,26 +325,27 @@ class DefaultMapper:
             if count > MAX_MESSAGE_SAMPLES:
                 into.left_out("sample", len(meter_values))
                 return
-            read = read_samples(sampled, self._raw, self._options.phase_totals)
+            read = read_samples(sampled, kinds, self._options.phase_totals)
             if read.unusable:
                 into.left_out("sample", read.unusable)
-            if read.values or read.signed:
-                values = into.at(device, self._time(meter_value.get("timestamp"), message.now_ms, into))
-                if prefix:
-                    for key, value in read.values.items():
-                        values[prefix + key] = value
-                    for key, record in read.signed.items():
-                        values[prefix + key] = record
+            if read.values:
+                told = into.telemetry.setdefault(place.device, {})
+                time_ms = self._time(meter_value.get("timestamp"), message.now_ms, into)
+                if time_ms in told:
+                    told[time_ms].update(read.values)
                 else:
-                    values.update(read.values)
-                    values.update(read.signed)
-                self._tell_units(read, memory, into, place)
+                    told[time_ms] = read.values
+                for key, unit in read.units.items():
+                    if memory.unit_is_new(place.device, key, unit):
+                        into.of(place.device)[key] = unit
 
-    def _tell_units(self, read: Samples, memory: Memory, into: Mapped, place: Place) -> None:
-        device, prefix = place
-        for key, unit in read.units.items():
-            if memory.unit_is_new(device, prefix + key, unit):
-                into.of(device)[prefix + key] = unit
+    def _kinds(self, prefix: str) -> Kinds:
+        kinds = self._kinds_by_prefix.get(prefix)
+        if kinds is None:
+            if len(self._kinds_by_prefix) >= MAX_PREFIXES:
+                self._kinds_by_prefix.clear()
+            kinds = self._kinds_by_prefix[prefix] = Kinds(prefix, self._raw)
+        return kinds
 
     def _start(self, message: Message, memory: Memory, into: Mapped) -> None:
         session = message.session
@@ -534,15 +538,19 @@ class DefaultMapper:
             into.at("", message.now_ms)["dataTransfer"] = shown
 
 
+_REGISTERS = Kinds("", raw_units=False)
+
+
 def register_of(meter_values: Any, context: str) -> int | float | None:
     """The overall energy register in Wh among meter values: of this context if there is one, else of a live sample."""
     live = None
     wanted = "energy_active_import_register" + ("_begin" if context == "Transaction.Begin" else "_end")
     for meter_value in meter_values[:MAX_EVENTS] if isinstance(meter_values, list) else ():
         if isinstance(meter_value, dict):
-            values = read_samples(meter_value.get("sampledValue"), False, False).values
+            values = read_samples(meter_value.get("sampledValue"), _REGISTERS).values
             if wanted in values:
-                return values[wanted]
+                found: int | float = values[wanted]
+                return found
             live = values.get("energy_active_import_register", live)
     return live
 

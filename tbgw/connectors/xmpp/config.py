@@ -24,19 +24,6 @@ from tbgw.connectors.xmpp.device_config import XMPPDevice
 from tbgw.connectors.xmpp.server_config import XMPPServer, read_server
 from tbgw.model import ReportStrategy
 
-PLUGINS: Mapping[str, str] = {
-    "xep_0030": "service discovery",
-    "xep_0092": "software version",
-    "xep_0114": "component",
-    "xep_0184": "receipts",
-    "xep_0198": "stream management",
-    "xep_0199": "ping",
-    "xep_0203": "delayed delivery",
-    "xep_0323": "sensor data",
-    "xep_0325": "control",
-}
-"""Extensions that are there. Only the last two are switched by naming them; the others are always on."""
-
 
 @config_section
 class XMPPConfig:
@@ -81,9 +68,6 @@ def _check_plugins(config: XMPPConfig, node: Node, reporter: Reporter) -> None:
     server = node.member("server") or node
     place = server.member("plugins") or server
     plugins = config.server.plugins
-    for plugin in plugins:
-        if plugin not in PLUGINS:
-            reporter.warning(place, f"{plugin} is unknown here, and without effect; there are {', '.join(PLUGINS)}")
     for device in config.devices:
         sends = {rpc.send for rpc in device.rpcs} | {update.send for update in device.attribute_updates}
         if "xep_0323" not in plugins and (device.readout is not None or "readout" in sends):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from random import random
-from typing import Any
+from typing import Any, Literal
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
@@ -195,7 +195,7 @@ class XMPPConnector(Service):
         """See `IXMPPListener`. What waits for answers goes on waiting: a session that is resumed brings them."""
         self._presences.cut()
 
-    def stanza_received(self, element: Element) -> Deferred[None] | None:
+    def stanza_received(self, element: Element) -> Deferred[Any] | None:
         """See `IXMPPListener`."""
         kind = element.name
         if kind == "message":
@@ -208,7 +208,7 @@ class XMPPConnector(Service):
 
     # Messages.
 
-    def _message(self, element: Element) -> Deferred[None] | None:
+    def _message(self, element: Element) -> Deferred[Any] | None:
         jid = element.getAttribute("from", "")
         sender = self._routes.find(jid)
         if sender is None:
@@ -252,7 +252,7 @@ class XMPPConnector(Service):
             return succeed(None)
         return gatherResults(
             [receipt.when_stored().addErrback(_not_stored) for receipt in stored], consumeErrors=True
-        ).addCallbacks(lambda _: None, _first_failure)
+        ).addCallbacks(lambda outcomes: False if False in outcomes else None, _first_failure)
 
     def _body(
         self,
@@ -454,9 +454,10 @@ def _news(recipient: Recipient, units: dict[str, str]) -> dict[str, Value]:
     return news
 
 
-def _not_stored(failure: Failure) -> None:
+def _not_stored(failure: Failure) -> Literal[False]:
     """Dropped for good by the store's policy, which counted it; everything else is the link's to know."""
     failure.trap(StoreFull)
+    return False
 
 
 def _first_failure(failure: Failure) -> Failure:

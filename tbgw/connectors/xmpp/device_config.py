@@ -54,7 +54,8 @@ def read_device_jid(node: Node, reporter: Reporter) -> str:
         jid_parts = parse_jid(f"x@{found[1]}" + (f"/{found[2]}" if found[2] else ""))
     else:
         jid_parts = parse_jid(jid)
-    if jid_parts is None or ("*" in jid and not found) or re.search(r"[\s\"&'<>]", jid_parts.bare):
+    odd = jid.startswith("@") or jid.endswith("/") or ("*" in jid and not found)
+    if jid_parts is None or odd or re.search(r"[\s\"&'<>]", jid_parts.bare):
         raise Refused("is no JID; allowed is name@domain or name@domain/resource, and *@domain for a whole domain")
     return jid
 
@@ -166,14 +167,14 @@ class XMPPRpc:
         doc="thread: only a message with our thread or id is the answer; any: else the device's next message.",
     )
     response: str | None = setting(
-        "responseExpression",
+        "response",
         read=_read_value,
         default=None,
         doc="Which part of the answer goes back, as an expression over it; None: all of it.",
     )
     response_is_data: bool | None = flag(
         "responseAsTelemetry",
-        default=None,  # type: ignore[arg-type] # the third state: neither was said
+        default=None,
         doc="Whether the answer is taken for telemetry as well; None: only if it came without our thread and id.",
     )
 

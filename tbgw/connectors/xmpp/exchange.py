@@ -35,7 +35,9 @@ from tbgw.internal_events import Events
 MAX_UNSTORED = 2000
 """Stanzas that may wait for the store. At 10,000 a second that is a fifth of a second, many commits' worth."""
 MAX_UNCONFIRMED = 2000
-"""Stanzas of ours that may wait for the server's count, 200 kB each at the most and a few hundred bytes as a rule."""
+"""Stanzas of ours that may wait for the server's count, a few hundred bytes each as a rule."""
+MAX_UNCONFIRMED_BYTES = 16 << 20
+"""And their bytes, since each may have 200 kB."""
 MAX_UNSENT_BYTES = 4 << 20
 """What may wait in the connection while the server does not read."""
 TELL_EVERY = 100
@@ -213,13 +215,13 @@ class Exchange:
         )
 
     def _stored(
-        self, _: Any, number: int, management: StreamManagement | None, epoch: int, receipt: Element | None
+        self, outcome: Any, number: int, management: StreamManagement | None, epoch: int, receipt: Element | None
     ) -> None:
         self._one_less()
         if management is not None and management is self.management:
             management.handled(number, epoch)
             self._tell(management)
-        if receipt is not None:
+        if receipt is not None and outcome is not False:
             self._send_receipt(receipt)
         self._check_idle()
 
@@ -299,7 +301,7 @@ class Exchange:
             raise StanzaTooLarge(len(data), self._max_stanza_bytes)
         management = self.management
         if management is not None and management.is_full:
-            raise LinkBusy(f"the server has not confirmed the last {management.max_unconfirmed} stanzas")
+            raise LinkBusy(f"the server has not confirmed the last {len(management.unconfirmed)} stanzas")
         if self._is_stuck:
             if self._unsent_bytes + len(data) > MAX_UNSENT_BYTES:
                 raise LinkBusy(f"the server does not read: {self._unsent_bytes} bytes wait")

@@ -18,6 +18,7 @@ Neither is trusted with more: see `compat`, `backoff`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from random import random
 from typing import Any
 
@@ -38,8 +39,8 @@ from tbgw.connectors.xmpp.backoff import Backoff
 from tbgw.connectors.xmpp.compat import StreamManager
 from tbgw.connectors.xmpp.component import ComponentAuthenticator
 from tbgw.connectors.xmpp.disco import Discovery, handlers
-from tbgw.connectors.xmpp.errors import LoginFailed, LoginRefused
-from tbgw.connectors.xmpp.exchange import MAX_UNCONFIRMED, Exchange
+from tbgw.connectors.xmpp.errors import LinkBusy, LoginFailed, LoginRefused
+from tbgw.connectors.xmpp.exchange import MAX_UNCONFIRMED, MAX_UNCONFIRMED_BYTES, Exchange
 from tbgw.connectors.xmpp.interfaces import IXMPPLink, IXMPPListener
 from tbgw.connectors.xmpp.keepalive import Keepalive
 from tbgw.connectors.xmpp.login import Account, ClientAuthenticator
@@ -243,7 +244,7 @@ class XMPPLink(Service):
                 self._tls,
                 self._exchange.management,
                 self.jid,
-                lambda: StreamManagement(MAX_UNCONFIRMED),
+                lambda: StreamManagement(MAX_UNCONFIRMED, MAX_UNCONFIRMED_BYTES),
             )
         self._failure = None
         self._stream = stream = LinkStream(authenticator, self._exchange, self._limits)
@@ -319,10 +320,11 @@ class XMPPLink(Service):
         return done
 
     async def _stop(self) -> None:
+        if self._stream is not None:
+            self._set_guard(CLOSE_SECONDS, "the connection did not close in good order")
         if self.connected and self._stream is not None:
             ended: Deferred[None] = Deferred()
             self._stream.addOnetimeObserver(xmlstream.STREAM_END_EVENT, lambda _: ended.callback(None))
-            self._set_guard(CLOSE_SECONDS, "the connection did not close in good order")
             self._end_session(ended)
             await ended
         await self._client.stopService()
@@ -335,6 +337,8 @@ class XMPPLink(Service):
         # The server keeps what comes from now on; before its answer everything has come that it had sent.
         if not self._server.component:
             self._say_unavailable()
+        for who in tuple(self._paused):
+            self._read(who, True)
         barrier = Element((None, "iq"))
         barrier["type"], barrier["to"] = "get", self._domain
         barrier.addElement((stanzas.NS_PING, "ping"))
@@ -348,7 +352,8 @@ class XMPPLink(Service):
     def _say_unavailable(self) -> None:
         presence = Element((None, "presence"))
         presence["type"] = "unavailable"
-        self._exchange.send(presence)
+        with suppress(LinkBusy):  # then the server does not read, and will not hear of it at all
+            self._exchange.send(presence)
 
     def _say_goodbye(self) -> None:
         stream = self._stream
@@ -374,8 +379,11 @@ class XMPPLink(Service):
         own = JID(self.jid)
         self._exchange.asked.own_addresses = {None, own.full(), own.userhost(), own.host}
         again = self._exchange.attach(stream, outcome)
-        self._paused.clear()
         self._keepalive.start(stream)
+        self._paused.discard("store")
+        if self._paused:
+            self._keepalive.is_reading = False
+            stream.transport.pauseProducing()
         self._events.emit(self._up_event(again))
         if self._exchange.listener is not None:
             self._exchange.listener.link_up(self.jid)

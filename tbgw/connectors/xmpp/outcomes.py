@@ -68,9 +68,10 @@ class Outcome:
 class Refusal(CommandFailed):
     """A command that failed, with its reply code."""
 
+    code: int
+
     def __init__(self, words: str, code: int) -> None:
-        super().__init__(words)
-        self.code = code
+        super().__init__(words, code)
 
 
 def code_of(condition: str) -> int:

@@ -37,9 +37,12 @@ from tbgw.config.schema import (
     text,
 )
 from tbgw.config.schema import certificate as pem_file
+from tbgw.config.values import is_world_readable, read_bytes
 from tbgw.connectors.xmpp.sasl import ALL_NAMES, saslprep
 
 _JID = re.compile(r"(?:[^@/\s\"&'<>:]{1,1023}@)?[^@/\s]{1,1023}(?:/.{1,1023})?")
+MAX_SECRET_BYTES = 4096
+"""Largest file with a password."""
 KNOWN_PLUGINS = ("xep_0030", "xep_0184", "xep_0198", "xep_0199", "xep_0203", "xep_0323", "xep_0325")
 """What the gateway can do; the last two are done only when they are named."""
 
@@ -49,7 +52,7 @@ def read_jid(node: Node, reporter: Reporter) -> str:
     jid = read_text(node, reporter).strip()
     try:
         fit = bool(_JID.fullmatch(jid)) and bool(JID(jid).full())
-    except (InvalidFormat, UnicodeError):
+    except (InvalidFormat, UnicodeError, IndexError):  # the last is Twisted's, for a domain with an empty label
         fit = False
     if not fit:
         raise Refused("is no JID; allowed is name@domain or name@domain/resource")
@@ -84,6 +87,20 @@ def _read_plugin(node: Node, reporter: Reporter) -> str:
     return name
 
 
+def _read_password_file(node: Node, reporter: Reporter) -> Secret:
+    path = reporter.config_dir / read_text(node, reporter)
+    content = read_bytes(path, MAX_SECRET_BYTES)
+    if is_world_readable(path):
+        reporter.warning(node, "can be read by every user of this machine")
+    try:
+        found = content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise Refused("does not hold a text in UTF-8") from None
+    if not found.strip() or "\n" in found:
+        raise Refused("must hold the password in one line")
+    return Secret(found)
+
+
 @config_section
 class XMPPTLS:
     """The object `tls` in `server`. Our own key."""
@@ -112,6 +129,12 @@ class XMPPServer:
     jid: str = setting("jid", read=read_jid, doc="The gateway's own account, name@domain; a component's domain.")
     password: Secret | None = secret(
         "password", default=None, doc="Password of the account. Not needed with a certificate, or without a name."
+    )
+    password_file: Secret | None = setting(
+        "passwordFile",
+        read=_read_password_file,
+        default=None,
+        doc="File with the password in its one line, e.g. a systemd credential; relative to this file. Our own key.",
     )
     host: str | None = setting(
         "host", read=read_host, default=None, doc="Host name or address of the server; None: SRV records of the domain."
@@ -222,6 +245,10 @@ class XMPPServer:
 def read_server(node: Node, reporter: Reporter) -> XMPPServer:
     """The section, checked as a whole."""
     server = read_section(XMPPServer, node, reporter)
+    if server.password_file is not None:
+        if server.password is not None:
+            reporter.fault(node.member("passwordFile") or node, "give password or passwordFile, not both")
+        server = changed(server, password=server.password_file, password_file=None)
     _check_login(server, node, reporter)
     _check_encryption(server, node, reporter)
     if server.resource and "/" in server.jid:
@@ -232,9 +259,11 @@ def read_server(node: Node, reporter: Reporter) -> XMPPServer:
 
 
 def _check_login(server: XMPPServer, node: Node, reporter: Reporter) -> None:
-    given = node.member("password")
+    given = node.member("password") or node.member("passwordFile")
     password = server.password.reveal() if server.password is not None else ""
-    if given is not None and not password.strip():
+    if given is not None and server.password is None:
+        pass  # what is wrong with it was said as it was read
+    elif given is not None and not password.strip():
         reporter.fault(given, "is empty")
     elif password == "password":  # noqa: S105 - the sample file's, which is no secret
         reporter.warning(given or node, "is the one of the sample file; set a real one")

@@ -37,8 +37,11 @@ class Sent:
 class StreamManagement:
     """The counters of one session, across its resumptions."""
 
-    def __init__(self, max_unconfirmed: int) -> None:
-        self.max_unconfirmed = max_unconfirmed
+    def __init__(self, max_unconfirmed: int, max_unconfirmed_bytes: int = 1 << 24) -> None:
+        """At most so many stanzas, and bytes, of ours are kept for the server to count."""
+        self._max_unconfirmed = max_unconfirmed
+        self._max_unconfirmed_bytes = max_unconfirmed_bytes
+        self._unconfirmed_bytes = 0
         self.resume_id = ""
         """What resumes the session; empty: it cannot be resumed."""
         self.epoch = 0
@@ -95,11 +98,14 @@ class StreamManagement:
     @property
     def is_full(self) -> bool:
         """Whether nothing more may be sent until the server counts."""
-        return len(self.unconfirmed) >= self.max_unconfirmed
+        return (
+            len(self.unconfirmed) >= self._max_unconfirmed or self._unconfirmed_bytes >= self._max_unconfirmed_bytes
+        )
 
     def sent(self, kind: str, data: bytes, at_seconds: float) -> None:
         """A stanza is being written."""
         self.unconfirmed.append(Sent(kind, data, at_seconds))
+        self._unconfirmed_bytes += len(data)
 
     def confirmed(self, h_text: str | None) -> int:
         """The server has counted up to `h`: how many stanzas are let go. Raises CountBroken."""
@@ -111,7 +117,7 @@ class StreamManagement:
                 f"the server counts {h_text} stanzas where {self._confirmed + len(self.unconfirmed)} were sent"
             )
         for _ in range(new):
-            self.unconfirmed.popleft()
+            self._unconfirmed_bytes -= len(self.unconfirmed.popleft().data)
         self._confirmed = (self._confirmed + new) % _MODULUS
         return new
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbgw.connectors.ocpp.measurands import converted, number_of, read_samples
+from tbgw.connectors.ocpp.measurands import Kinds, Samples, converted, number_of
+from tbgw.connectors.ocpp.measurands import read_samples as read_by
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
@@ -18,8 +19,8 @@ ANYTHING = st.recursive(
 )
 
 
-def sample(**of: Any) -> dict[str, Any]:
-    return of
+def read_samples(samples: Any, raw: bool, totals: bool) -> Samples:
+    return read_by(samples, Kinds("", raw), totals)
 
 
 class SampleTests(SynchronousTestCase):
@@ -139,7 +140,15 @@ class SampleTests(SynchronousTestCase):
             False,
             False,
         )
-        self.assertEqual((read.signed, read.values), ({"a_signed": "QUJD", "b_signed": "REVG"}, {"b": 5}))
+        self.assertEqual(read.values, {"a_signed": "QUJD", "b_signed": "REVG", "b": 5})
+
+    def test_kinds_are_bounded(self):
+        """Names that never end push each other out, and the keys stay right."""
+        kinds = Kinds("p_", False)
+        for number in range(3000):
+            read = read_by([{"value": "1", "measurand": f"x{number}"}], kinds)
+            self.assertEqual(read.values, {f"p_x{number}": 1})
+        self.assertLessEqual(len(kinds._made), 1000)
 
     def test_phase_totals(self):
         """Power is summed; current, voltage and power factor are means; N is no phase; what is reported comes first."""
@@ -172,7 +181,7 @@ class SampleTests(SynchronousTestCase):
     def test_never_raises(self, samples: Any):
         """Whatever stands in the place of samples: finite numbers come out, or nothing."""
         read = read_samples(samples, False, True)
-        self.assertTrue(all(isfinite(value) for value in read.values.values()))
+        self.assertTrue(all(isinstance(value, str) or isfinite(value) for value in read.values.values()))
 
 
 class NumberTests(SynchronousTestCase):

@@ -152,8 +152,8 @@ class RpcTests(ConnectorCase):
             self.assertEqual(len([one for one in self.readings if one.telemetry]), count)
 
     def test_part_of_the_answer(self) -> None:
-        """`responseExpression` picks a part of the answer; an answer without it is an error."""
-        self.make(rpc(responseExpression="${state.code}"))
+        """`response` picks a part of the answer; an answer without it is an error."""
+        self.make(rpc(response="${state.code}"))
         answer, missing = self.ask("1"), self.ask("2")
         self.say('{"state": {"code": 7}}')
         self.say('{"state": {}}')

@@ -102,10 +102,10 @@ class MessageTests(ConnectorCase):
         self.assertIsNone(self.successResultOf(done))
 
     def test_store_is_full_or_broken(self) -> None:
-        """A full store drops for good, so the stanza is done with; a broken one is the link's to know."""
+        """A full store drops for good: the stanza counts, and gets no receipt; a broken one is the link's to know."""
         self.make(PUMP)
         self.ingest.accept = lambda reading: Waits(fail(StoreFull("full")))  # type: ignore[method-assign] # for this test
-        self.successResultOf(self.say('{"v": 1}'))
+        self.assertIs(self.successResultOf(self.say('{"v": 1}')), False)
         self.ingest.accept = lambda reading: Waits(fail(StoreError("disk")))  # type: ignore[method-assign] # for this test
         self.failureResultOf(self.say('{"v": 1}'), StoreError)
 

@@ -167,7 +167,7 @@ class AnyBody(SynchronousTestCase):
         points = (("a", "${a}"), ("b", "[0:3]"), ("c", "${a.b}:${[0]}"), ("${k}", "${$..x}"), ("e", "x"))
         converter = Converter(points, points, None, skipped.append)
         for form in ("auto", "json", "pairs", "text"):
-            body = read_body(text, form)  # type: ignore[arg-type] # the four that there are
+            body = read_body(text, form)
             for values in converter.convert(body):
                 payloads.encode(values)
             converter.time_of(body)

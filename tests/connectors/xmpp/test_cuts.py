@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
 from tbgw.connectors.xmpp import link_events, stanzas
-from tbgw.connectors.xmpp.errors import LinkGone, RequestTimedOut
+from tbgw.connectors.xmpp.compat import PingHandler
+from tbgw.connectors.xmpp.errors import LinkBusy, LinkGone, RequestTimedOut
 from tbgw.connectors.xmpp.link import XMPPLink
 from tests.connectors.xmpp.links import LinkCase, message, pause
 from tests.xmppservers import XMPPServer, start
@@ -51,6 +52,7 @@ class CutTests(LinkCase):
             gateway.send(message(device.jid, f"down {number}"))
         cut(gateway)
         await listener.next_up(2)
+        gateway.resume_reading()
         self.assertTrue(gateway.resumed)
         self.assertEqual(len(events.of(link_events.SessionResumed)), 1)
         await listener.until(lambda: len(set(listener.bodies)) >= 200)
@@ -120,6 +122,7 @@ class CutTests(LinkCase):
         await pause(0.3)
         cut(gateway)
         await listener.next_up(2)
+        gateway.resume_reading()
         self.assertFalse(gateway.resumed)
         await listener.until(lambda: set(listener.bodies) >= set("01234"))
 
@@ -190,6 +193,23 @@ class CutTests(LinkCase):
         server.thaw()
         await listener.next_up(2)
 
+    async def test_server_does_not_read(self):
+        """Sending to a server that takes nothing ends in an error by name, long before the memory does."""
+        for managed in (True, False):
+            server = self.server()
+            gateway, _, _ = await self.up(server, streamManagement=managed)
+            server.freeze()
+            large = message(f"device@{server.domain}", "x" * 190_000)
+            sent = 0
+            with self.assertRaises(LinkBusy):
+                while sent < 300:
+                    gateway.send(large)
+                    sent += 1
+                    await pause(0.001)
+            self.assertLess(sent, 150)
+            await gateway.stopService()
+            server.kill()
+
     async def test_silent_login(self):
         """A server that takes the connection and never speaks is left after the login's time."""
         server = self.server()
@@ -254,6 +274,31 @@ class CutTests(LinkCase):
         self.assertLess(gateway._clock.seconds() - began, 8.0)
         self.assertEqual(listener.downs, ["stopped"])
 
+    async def test_stop_during_login(self):
+        """The same before there is a session."""
+        server = self.server()
+        server.freeze()
+        gateway, listener, _ = self.link(self.settings(server))
+        await pause(0.5)
+        began = gateway._clock.seconds()
+        await gateway.stopService()
+        self.assertLess(gateway._clock.seconds() - began, 8.0)
+        self.assertEqual((listener.ups, listener.downs), ([], []))
+
+    async def test_pausing_outlives_a_cut(self):
+        """Who asked us to stop reading is obeyed on the next session as well; while we do not read nobody is dead."""
+        server = self.server()
+        gateway, listener, _ = await self.up(server, pingPeriodSeconds=1, pingTimeoutSeconds=1)
+        device, _, _ = await self.up(server, "device")
+        gateway.pause_reading()
+        cut(gateway)
+        await listener.next_up(2)
+        device.send(message(gateway.jid, "waits"))
+        await pause(3.0)
+        self.assertEqual((listener.bodies, len(listener.downs)), ([], 1))
+        gateway.resume_reading()
+        self.assertEqual(await listener.until_bodies(1), ["waits"])
+
     async def test_stop_and_start(self):
         """A link that was stopped can be started again."""
         server = self.server()
@@ -275,6 +320,18 @@ class EjabberdCutTests(CutTests):
     """The same on ejabberd."""
 
     kind = "ejabberd"
+
+    async def test_server_asks(self):
+        """Pings of the server are answered: ejabberd is told to kill who does not."""
+        ping = "{send_pings: true, ping_interval: 1, ping_ack_timeout: 1, timeout_action: kill}"
+        server = self.server(ping=ping)
+        _, listener, _ = await self.up(server, pingPeriodSeconds=0)
+        await pause(4.5)
+        self.assertEqual(listener.downs, [])
+        # And it would: a link that does not answer is gone.
+        self.patch(PingHandler, "onPing", lambda self, iq: setattr(iq, "handled", True))
+        _, silent, _ = await self.up(server, "device", pingPeriodSeconds=0)
+        await silent.until(lambda: silent.downs)
 
 
 def _stored() -> Deferred[None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.protocols.jabber import xmlstream
@@ -198,3 +200,45 @@ class StreamTests(SynchronousTestCase):
         bad.addElement("body", content="a\x00b")
         self.assertRaises(StanzaNotSendable, self.stream.send, bad)
         self.assertEqual((self.transport.value(), len(self.session.left)), (b"", 1))
+
+
+PIECES = (
+    *("<message>", "</message>", "<a>", "</a>", "<a/>", "<body>", "</body>", "<iq type='get'>", "</iq>", "&lt;"),
+    *("<p:a xmlns:p='urn:p'>", "</p:a>", "<x xmlns='y'>", "</x>", "]]>", "<![CDATA[", "<!--", "-->", "<?x", "?>"),
+    *("</stream:stream>", "<stream:error/>", "x" * 300, "<!DOCTYPE x>", "\x00", "'", '"', "<", ">", "&#x0;"),
+)
+
+
+class FuzzTests(SynchronousTestCase):
+    """Whatever comes: elements within their limits, or the end of the stream, and never an exception (P-21)."""
+
+    @settings(max_examples=400, deadline=None)
+    @given(st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=20)), max_size=60), st.integers(1, 50))
+    def test_anything(self, pieces: list[str | bytes], size: int) -> None:
+        """In pieces of any size; after the end nothing is heard any more."""
+        session = Session()
+        stream: Any = LinkStream(Login(), session, Limits(stanza_bytes=1000, elements=10, depth=5))
+        transport: Any = Transport()
+        stream.makeConnection(transport)
+        stream.namespace = "jabber:client"
+        stream.dataReceived(HEADER.encode())
+        stream.ready()
+        data = b"".join(one.encode() if isinstance(one, str) else one for one in pieces)
+        for at in range(0, len(data), size):
+            stream.dataReceived(data[at : at + size])
+        self.assertLessEqual(len(session.broken), 1)
+        for element in session.elements:
+            self.assertLessEqual(depth(element), 5)
+            self.assertLessEqual(count(element), 10)
+        heard = len(session.elements)
+        if session.broken:
+            stream.dataReceived(b"<message/>")
+            self.assertEqual(len(session.elements), heard)
+
+
+def depth(element: Element) -> int:
+    return 1 + max((depth(child) for child in element.elements()), default=0)
+
+
+def count(element: Element) -> int:
+    return 1 + sum(count(child) for child in element.elements())

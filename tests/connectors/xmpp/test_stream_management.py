@@ -76,6 +76,16 @@ class CountTests(SynchronousTestCase):
         self.assertEqual([one.data for one in again], [b"3", b"4"])
         self.assertEqual(len(management.unconfirmed), 2)
 
+    def test_bytes(self):
+        """Few large stanzas fill it as well."""
+        management = StreamManagement(5, max_unconfirmed_bytes=100)
+        management.sent("message", b"x" * 60, 0.0)
+        self.assertFalse(management.is_full)
+        management.sent("message", b"x" * 60, 0.0)
+        self.assertTrue(management.is_full)
+        management.confirmed("1")
+        self.assertFalse(management.is_full)
+
     def test_broken_counts(self):
         """A server that counts what was never sent, or backwards, or in words, is not believed."""
         for h in ("6", "4294967295", "", "x", "-1", "1e3", "٣", "99999999999", None):
