@@ -147,6 +147,7 @@ class Gateway(Service):
             self._now_ms,
             config.data_dir,
             config.report,
+            own_device=self.own_device,
         )
         self._connectors = {
             entry.name: connector

@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from tbgw.config.schema import resolve
 from tbgw.errors import ConfigurationError
-from tbgw.interfaces import IConnector, IDownlink, IIngest, ISpool
+from tbgw.interfaces import IConnector, IDownlink, IIngest, IOwnDevice, ISpool
 from tbgw.internal_events import Events
 from tbgw.model import Device, ReportStrategy
+
+if TYPE_CHECKING:
+    from tbgw.connectors.ocpp.connector import OCPPConnector
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Surroundings:
     """The general report strategy, which those in the connector's file override."""
     shared: dict[str, Any] = field(default_factory=dict)
     """What the connectors of one type have in common, by a name of the type's own."""
+    own_device: IOwnDevice | None = None
+    """For who wants to know of sessions with ThingsBoard."""
 
 
 @contextmanager
@@ -106,7 +112,7 @@ def _ocpp(name: str, config: Any, surroundings: Surroundings) -> IConnector:
         surroundings.report,
         surroundings.downlink,
     )
-    return OCPPConnector(
+    connector = OCPPConnector(
         name,
         config,
         reports,
@@ -117,6 +123,23 @@ def _ocpp(name: str, config: Any, surroundings: Surroundings) -> IConnector:
         surroundings.now_ms,
         surroundings.downlink,
     )
+    if surroundings.own_device is not None:
+        _tell_of_sessions(connector, surroundings.shared, surroundings.own_device)
+    return connector
+
+
+def _tell_of_sessions(connector: OCPPConnector, shared: dict[str, Any], own_device: IOwnDevice) -> None:
+    """Held weakly: a connector that was made anew leaves nothing behind."""
+    listeners: WeakSet[OCPPConnector] | None = shared.get("ocpp sessions")
+    if listeners is None:
+        told = listeners = shared["ocpp sessions"] = WeakSet()
+
+        def began() -> None:
+            for one in list(told):
+                one.session_began()
+
+        own_device.add_link_listener(began)
+    listeners.add(connector)
 
 
 def _xmpp(name: str, config: Any, surroundings: Surroundings) -> IConnector:

@@ -5,7 +5,6 @@ Nothing here blocks: the sandbox lives in the reactor that a blocking wait would
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -30,6 +29,8 @@ from tests.programs import free_port, need
 reactor: Any = real_reactor
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLIENTS = ROOT / "tests" / "clients"
+PUSHED = 1_000_000
+"""Numbers of commands that the test sends by itself are not below."""
 SECONDS = 40.0
 """How long something may take that must come: far more than it needs, since the machine may be busy."""
 
@@ -99,13 +100,13 @@ class OCPPCase(TestCase):
             reactor, mqtt_port=mqtt, events=events, now_ms=lambda: int(reactor.seconds() * 1000)
         )
         token = self.sandbox.ensure_token()
-        self.answers: dict[int, Any] = {}
+        self.answers: list[Any] = []
+        """Of commands that were pushed, not called."""
         self.asked: list[Any] = []
         """Attribute requests of the gateway."""
         self.sandbox.on_publish = self._published
         self.sandbox.startService()
         self.addCleanup(self.sandbox.stopService)
-        self.numbers = itertools.count(1)
         self.write(
             "tb_gateway.json",
             {
@@ -115,9 +116,8 @@ class OCPPCase(TestCase):
         )
 
     def _published(self, device: str, topic: str, payload: bytes) -> None:
-        if topic == topics.RPC:
-            answer = json.loads(payload)
-            self.answers[answer["id"]] = answer["data"]
+        if topic == topics.RPC and json.loads(payload)["id"] >= PUSHED:
+            self.answers.append(json.loads(payload)["data"])
         elif topic == topics.ATTRIBUTES_REQUEST:
             self.asked.append(json.loads(payload))
 
@@ -177,10 +177,14 @@ class OCPPCase(TestCase):
 
     async def rpc(self, device: str, method: str, params: Any = None) -> Any:
         """A two-way RPC; its answer."""
-        number = next(self.numbers)
-        await self.push(topics.RPC, {"device": device, "data": {"id": number, "method": method, "params": params}})
-        await self.until(lambda: number in self.answers, f"an answer to {method}")
-        return self.answers.pop(number)
+        await self.until(lambda: bool(self.sandbox._endpoint.session_count), "a session")
+        answer = await self.sandbox.control.call(device, method, params, timeout_ms=int(SECONDS * 1000))
+        assert answer.status == 200, (method, answer)
+        return json.loads(answer.body)
+
+    async def shared(self, device: str, **values: Any) -> None:
+        """Set shared attributes of a device."""
+        self.sandbox.control.set_attributes(device, values)
 
     async def push(self, topic: str, content: Any) -> None:
         """Something that ThingsBoard says to the gateway; waits until there is a session."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from tbgw.thingsboard import topics
 from tests.scenarios.ocpp_raw import RawStation, connect
-from tests.scenarios.ocpp_rig import ROOT, OCPPCase
+from tests.scenarios.ocpp_rig import PUSHED, ROOT, OCPPCase
 
 BOOT = {"chargePointVendor": "ACME", "chargePointModel": "One"}
 TIME = "2026-11-21T12:00:00Z"
@@ -68,7 +68,7 @@ class SeedTests(FaultCase):
             {"result": {"status": "Accepted", "data": '{"amps": 5}'}},
         )
         await station.wait_for(r'TOLD DataTransfer "\{\\"amps\\": 5\}"')
-        await self.push(topics.ATTRIBUTES, {"device": device, "data": {"shared": 'a "b"'}})
+        await self.shared(device, shared='a "b"')
         await station.wait_for(r"TOLD DataTransfer .*shared.*a .*b")
         found = await self.rpc(device, "set", "value=5;")
         self.assertEqual(found["result"]["status"], "Accepted")
@@ -201,8 +201,15 @@ class SocketTests(FaultCase):
         self.assertEqual([action for action, _ in station.told], ["GetConfiguration"])
         station.dropConnection(abort=True)
         await self.until(lambda: self.values("CP_1").get("online") is False, "offline")
-        self.assertEqual((await self.rpc("CP_1", "reset"))["error"]["type"], "Offline")
-        self.assertIn("error", await self.rpc("Nobody", "reset"))
+        with self.assertRaises(AssertionError):  # ThingsBoard sends nothing to a device that is disconnected
+            await self.rpc("CP_1", "reset")
+        command = {"id": PUSHED, "method": "reset"}
+        await self.push(topics.RPC, {"device": "CP_1", "data": command})  # unless it was on its way already
+        await self.until(lambda: self.answers, "the error")
+        self.assertEqual(self.answers[0]["error"]["type"], "Offline")
+        self.sandbox.control.create("Nobody")
+        found = await self.rpc("Gateway", "ocpp_reset", {"device": "Nobody"})
+        self.assertIn("error", found)
 
     async def test_one_at_a_time(self) -> None:
         """Commands that come together go out one by one, and the charger's own Calls are answered meanwhile."""
@@ -282,9 +289,7 @@ class KeyTests(FaultCase):
         await self.start_gateway()
         station = await self.station()
         await self.result(station, "BootNotification", BOOT)
-        await self.until(lambda: self.asked, "the question for what changed before")
-        self.assertEqual((self.asked[0]["device"], self.asked[0]["key"]), ("CP_1", "interval"))
-        await self.push(topics.ATTRIBUTES, {"device": "CP_1", "data": {"interval": 10}})
+        await self.shared("CP_1", interval=10)
         await self.until(lambda: station.told, "the first value")
         key = "MeterValueSampleInterval"
         self.assertEqual(station.told.pop(), ("ChangeConfiguration", {"key": key, "value": "10"}))
@@ -292,12 +297,25 @@ class KeyTests(FaultCase):
         await station.ended
         await self.until(lambda: self.values("CP_1").get("online") is False, "offline")
         for value in (20, 30):
-            await self.push(topics.ATTRIBUTES, {"device": "CP_1", "data": {"interval": value}})
+            await self.shared("CP_1", interval=value)
         station = await self.station()
         await self.result(station, "Heartbeat", {})
         await self.until(lambda: station.told, "the value")
         await self.result(station, "Heartbeat", {})
         self.assertEqual(station.told, [("ChangeConfiguration", {"key": key, "value": "30"})])
+        # While the gateway is not there ThingsBoard tells nobody: it is asked at the start, and when a session begins.
+        await self.kill_gateway()
+        await self.shared("CP_1", interval=40)
+        await self.start_gateway()
+        station = await self.station()
+        await self.result(station, "Heartbeat", {})
+        await self.until(lambda: station.told, "what changed meanwhile")
+        self.assertEqual(station.told.pop()[1]["value"], "40")
+        asked = len(self.asked)
+        await self.sandbox.stopService()
+        self.sandbox.startService()
+        await self.until(lambda: len(self.asked) > asked, "the question of the new session")
+        self.assertEqual((self.asked[-1]["device"], station.told), ("CP_1", []))
 
 
 class SecurityExtensionTests(FaultCase):

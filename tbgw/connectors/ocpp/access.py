@@ -300,7 +300,7 @@ class Entrance:
     resend_attributes: bool = flag(
         "resendAttributes",
         default=True,
-        doc="Whether a charge point is told its shared attributes once after each start of the gateway.",
+        doc="Whether a charge point is told its shared attributes after each start of the gateway, changed or not.",
     )
 
 

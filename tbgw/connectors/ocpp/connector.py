@@ -222,6 +222,11 @@ class OCPPConnector(Service):
             return fail(CommandFailed("the connector is stopped"))
         return self._commands.own_command(method, params)
 
+    def session_began(self) -> None:
+        """There is a new session with ThingsBoard."""
+        if self.running:
+            self._updates.session_began()
+
     # ICentralSystem
 
     def admit(self, handshake: Handshake) -> Deferred[Admission | Refusal] | Admission | Refusal:

@@ -6,15 +6,16 @@ told, because it was away, it is told when it returns, and only the newest value
   configured attribute, of at most `MAX_WAITING` charge points.
 * Values of one charge point go out one after the other, in the order in which they came; a newer value of an attribute
   that still waits takes its place.
-* When a charge point comes for the first time since the gateway started, ThingsBoard is asked for the present values,
-  since changes during our absence were told to nobody; those that it was not told yet are sent. So after a restart of
-  the gateway each charge point is told its attributes once, unless `resendAttributes` is false.
+* ThingsBoard tells nobody of what changes while a device is disconnected, or while the gateway is away. So it is asked
+  for the present values whenever a charge point comes, and for all that are there when a session begins; those that the
+  charge point was not told yet are sent. After a restart of the gateway each charge point is told its attributes once,
+  unless `resendAttributes` is false: then those that there are at first are taken as told.
 * A charge point that answers with an error, or with a status that is no success, is not asked again: that is logged.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,8 +82,8 @@ class Updates:
         self._ready: set[str] = set()
         self._busy: dict[str, str] = {}
         """Path to the attribute that it is being told at the moment."""
-        self._asked: set[str] = set()
-        self._to_ask: deque[str] = deque()
+        self._to_ask: dict[str, None] = {}
+        """Paths about which ThingsBoard has to be asked, each once, in order."""
         self._questions = 0
         self._retry: IDelayedCall | None = None
 
@@ -95,11 +96,20 @@ class Updates:
         """It can be told things now (see `StationReports.on_ready`)."""
         path = station.path
         self._ready.add(path)
-        if self._names(path) and path not in self._asked and self._config.central_system.resend_attributes:
-            self._asked.add(path)
-            self._to_ask.append(path)
-            self._ask()
+        self._want(path)
+        self._ask()
         self._tell(path)
+
+    def session_began(self) -> None:
+        """There is a new session with ThingsBoard: what changed before it is not known."""
+        self._to_ask.clear()
+        for path in sorted(self._ready):
+            self._want(path)
+        self._ask()
+
+    def _want(self, path: str) -> None:
+        if self._names(path):
+            self._to_ask[path] = None
 
     def gone(self, station: IStation) -> None:
         """Its connection is over."""
@@ -197,28 +207,30 @@ class Updates:
 
     def _ask(self) -> None:
         while self._to_ask and self._questions < MAX_QUESTIONS and self._downlink is not None:
-            path = self._to_ask.popleft()
+            path = next(iter(self._to_ask))
+            del self._to_ask[path]
             device = self._reports.device_of(path)
             names = self._names(path)
             if device is None or not names or path not in self._stations:
-                self._asked.discard(path)
-                continue
+                continue  # it is asked about when it comes again
             self._questions += 1
             answer = self._downlink.request_attributes(device, "shared", list(names))
             answer.addCallbacks(self._found, self._not_found, callbackArgs=(path,), errbackArgs=(path,))
 
     def _found(self, values: Mapping[str, Value], path: str) -> None:
         self._questions -= 1
-        told, waiting = self._told.get(path, {}), self._waiting.get(path, {})
         # What was pushed since then is newer than the answer.
-        newer = {*waiting, self._busy.get(path)}
+        newer = {*self._waiting.get(path, {}), self._busy.get(path)}
+        if path not in self._told and not self._config.central_system.resend_attributes:
+            self._told[path] = {k: v for k, v in values.items() if k not in newer}
+        told = self._told.get(path, {})
         self._take(path, {k: v for k, v in values.items() if k not in newer and (k not in told or told[k] != v)})
         self._ask()
 
     def _not_found(self, failure: Failure, path: str) -> None:
         failure.trap(LinkDown, NoAnswer)
         self._questions -= 1
-        self._to_ask.append(path)
+        self._want(path)
         if self._retry is None:
             self._retry = self._clock.callLater(ASK_AGAIN_SECONDS, self._ask_again)
 

@@ -50,7 +50,7 @@ class UpdateTests(SynchronousTestCase):
         self.reports = FakeReports()
         self.stations: dict[str, Any] = {}
         self.downlink = FakeDownlink()
-        self.start(resendAttributes=False)
+        self.start()
 
     def start(self, **central: Any) -> None:
         config = make_config(self, {**POINT, "idRegexpPattern": "CP_.*", "attributeUpdates": ENTRIES}, **central)
@@ -159,8 +159,8 @@ class UpdateTests(SynchronousTestCase):
         self.assertEqual(self.updates.waiting, 3)
         self.assertEqual(self.lines.counters.total("attribute_updates_forgotten"), 2)
 
-    def test_asked_once(self):
-        """At its first coming ThingsBoard is asked; what was pushed meanwhile is newer; later comings ask nothing."""
+    def test_asked(self):
+        """At its coming ThingsBoard is asked; what was pushed meanwhile is newer than the answer."""
         self.start()
         self.come()
         self.set(interval=5)
@@ -181,8 +181,18 @@ class UpdateTests(SynchronousTestCase):
         self.accept()
         self.go()
         self.come()
+        self.downlink.asked[1][2].callback({"interval": 5, "shared": "x"})
         self.assertEqual([action for action, _ in self.station.calls], ["ChangeConfiguration", "DataTransfer"])
-        self.assertEqual(len(self.downlink.asked), 1)
+
+    def test_not_resent(self):
+        """With `resendAttributes` false the first values are taken as told; what differs later is sent."""
+        self.start(resendAttributes=False)
+        self.come()
+        self.downlink.asked[0][2].callback({"interval": 5})
+        self.go()
+        self.come()
+        self.downlink.asked[1][2].callback({"interval": 6})
+        self.assertEqual([payload["value"] for _, payload in self.station.calls], ["6"])
 
     def test_ask_again(self):
         """Without a session it is asked again a minute later."""
@@ -194,6 +204,22 @@ class UpdateTests(SynchronousTestCase):
         self.downlink.asked[1][2].errback(LinkDown("x"))
         self.updates.close()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_new_session(self):
+        """When a session begins, ThingsBoard is asked for those that are there, and at their return for others."""
+        self.start()
+        self.come()
+        self.downlink.asked[0][2].callback({"interval": 1})
+        self.accept()
+        self.updates.session_began()
+        self.downlink.asked[1][2].callback({"interval": 2})
+        self.accept()
+        self.go()
+        self.updates.session_began()
+        self.assertEqual(len(self.downlink.asked), 2)
+        self.come()
+        self.downlink.asked[2][2].callback({"interval": 2})
+        self.assertEqual([payload["value"] for _, payload in self.station.calls], ["1", "2"])
 
     def test_few_questions_at_a_time(self):
         """A storm of charge points does not become a storm of questions."""
