@@ -79,7 +79,7 @@ def normal_jid(text: str | None) -> str | None:
         return None
     try:
         return str(JID(text).full())
-    except (InvalidFormat, UnicodeError):
+    except (InvalidFormat, UnicodeError, IndexError):  # the last one for an empty label, as in `a..b` (Twisted 26.10)
         return None
 
 
