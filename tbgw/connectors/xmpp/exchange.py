@@ -215,13 +215,13 @@ class Exchange:
         )
 
     def _stored(
-        self, _: Any, number: int, management: StreamManagement | None, epoch: int, receipt: Element | None
+        self, outcome: Any, number: int, management: StreamManagement | None, epoch: int, receipt: Element | None
     ) -> None:
         self._one_less()
         if management is not None and management is self.management:
             management.handled(number, epoch)
             self._tell(management)
-        if receipt is not None:
+        if receipt is not None and outcome is not False:
             self._send_receipt(receipt)
         self._check_idle()
 

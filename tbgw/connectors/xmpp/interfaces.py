@@ -49,7 +49,7 @@ class IXMPPListener(Interface):
           server hears that we have it (XEP-0198, in order), and its sender gets the receipt that he asked for
           (XEP-0184). When it fails, the stanza is not counted and the session is cut, so that the server sends it,
           and all after it, once more: fail it only where that is wanted, such as a store that cannot be written. What
-          is refused for good (a full store that drops) fires as any other.
+          is refused for good (a full store that drops) fires with False: it counts, and gets no receipt.
 
         An iq of type get or set MUST be answered, by `IXMPPLink.send` (see `stanzas.result` and `stanzas.error`), now
         or later. Exceptions are logged and counted; an iq is then answered with internal-server-error, anything else

@@ -52,7 +52,7 @@ def read_jid(node: Node, reporter: Reporter) -> str:
     jid = read_text(node, reporter).strip()
     try:
         fit = bool(_JID.fullmatch(jid)) and bool(JID(jid).full())
-    except (InvalidFormat, UnicodeError, IndexError):  # the last one for an empty label, as in `a..b`
+    except (InvalidFormat, UnicodeError, IndexError):  # the last is Twisted's, for a domain with an empty label
         fit = False
     if not fit:
         raise Refused("is no JID; allowed is name@domain or name@domain/resource")

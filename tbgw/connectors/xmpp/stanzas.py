@@ -79,7 +79,7 @@ def normal_jid(text: str | None) -> str | None:
         return None
     try:
         return str(JID(text).full())
-    except (InvalidFormat, UnicodeError, IndexError):  # the last one for an empty label, as in `a..b` (Twisted 26.10)
+    except (InvalidFormat, UnicodeError, IndexError):  # the last is Twisted's, for a domain with an empty label
         return None
 
 
