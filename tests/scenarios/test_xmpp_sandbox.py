@@ -41,9 +41,22 @@ class _SandboxTests:
 
     kind = ""
 
-    async def begin(self: Any) -> Listener:
+    async def begin(self: Any, component: bool = False) -> Listener:
         """The gateway, connected to both; then the device, logged in. Its listener."""
         self.server = start(self.kind, self, {"gateway": "gw-secret-1", "device": "x"})
+        account: dict[str, Any] = {
+            "jid": f"gateway@{self.server.domain}/tbgw",
+            "password": "gw-secret-1",
+            "port": self.server.port,
+            "tls": {"caCert": str(self.server.ca)},
+        }
+        if component:
+            account = {
+                "jid": self.server.component,
+                "component": True,
+                "password": self.server.component_secret,
+                "port": self.server.component_port,
+            }
         folder = Path(self.mktemp()).absolute()
         (folder / "etc").mkdir(parents=True)
         mqtt, http = free_port(), free_port()
@@ -55,13 +68,7 @@ class _SandboxTests:
                 "connectors": [{"type": "xmpp", "name": "Site", "configuration": "site.json"}],
             },
             "site.json": {
-                "server": {
-                    "jid": f"gateway@{self.server.domain}/tbgw",
-                    "password": "gw-secret-1",
-                    "host": "127.0.0.1",
-                    "port": self.server.port,
-                    "tls": {"caCert": str(self.server.ca)},
-                },
+                "server": {**account, "host": "127.0.0.1"},
                 "devices": [device_entry(self.server)],
             },
         }
@@ -180,6 +187,26 @@ class _SandboxTests:
         await self.push(topics.RPC, {"device": "TMP-9", "data": {"id": 7, "method": "rpc1", "params": 1}})
         await self.until(lambda: self.published)
         self.assertEqual(self.published[-1][1]["data"], {"error": "gone: the device is offline"})
+
+
+    async def test_component(self: Any) -> None:
+        """As a server component: any name before our domain is us; presence, readings, commands as ever."""
+        listener = await self.begin(component=True)
+        domain = self.server.component
+        self.device.send(message(f"anything@{domain}/x", json.dumps({"serialNumber": "TMP-9", "temp": 1, "hum": 2})))
+        await self.until(lambda: "humidity" in self.shown("TMP-9").get("telemetry", {}))
+        self.device.send(presence(to=domain, type="subscribe"))
+        await listener.until(
+            lambda: any(one.name == "presence" and one.getAttribute("type") == "subscribe" for one in listener.stanzas)
+        )
+        self.device.send(presence(to=domain, type="subscribed"))
+        await self.until(lambda: self.shown("TMP-9")["attributes"].get("xmppStatus", {}).get("value") == "online")
+        await self.push(topics.RPC, {"device": "TMP-9", "data": {"id": 3, "method": "rpc1", "params": "state?"}})
+        await listener.until_bodies(1)
+        asked = next(one for one in listener.stanzas if body(one) == "state?")
+        self.device.send(message(asked["from"], "open"))
+        await self.until(lambda: self.published)
+        self.assertEqual(self.published.pop()[1]["data"], "open")
 
 
 class ProsodySandbox(_SandboxTests, LinkCase):
