@@ -105,6 +105,10 @@ class _SandboxTests:
         """The device as the sandbox's page shows it; empty while there is none."""
         return next((one for one in self.gateway._sandbox.view.devices() if one["name"] == name), {})
 
+    def value(self: Any, key: str) -> Any:
+        """The last value of a time series of TMP-9; None while there is none."""
+        return self.shown("TMP-9").get("telemetry", {}).get(key, {}).get("value")
+
     def push(self: Any, topic: str, content: Any) -> Deferred[int]:
         """ThingsBoard says something to the gateway."""
         pushed: Deferred[int] = self.gateway._sandbox.push("Gateway", topic, payloads.encode(content))
@@ -188,6 +192,23 @@ class _SandboxTests:
         await self.until(lambda: self.published)
         self.assertEqual(self.published[-1][1]["data"], {"error": "gone: the device is offline"})
 
+
+    async def test_two_resources(self: Any) -> None:
+        """Two resources of one account are one device; a command goes to the one that spoke last."""
+        first = await self.begin()
+        jid = f"device@{self.server.domain}/second"
+        link, second, _ = self.link(self.settings(self.server, "device", jid=jid))
+        await second.next_up()
+        for number, one in ((1, self.device), (2, link)):
+            reading = {"serialNumber": "TMP-9", "temp": number, "hum": number}
+            one.send(message(f"gateway@{self.server.domain}/tbgw", json.dumps(reading)))
+            await self.until(lambda n=number: self.value("humidity") == n)
+        await self.push(topics.RPC, {"device": "TMP-9", "data": {"id": 3, "method": "rpc1", "params": "state?"}})
+        await second.until_bodies(1)
+        self.assertEqual(first.bodies, [])
+        link.send(message(f"gateway@{self.server.domain}/tbgw", "open"))
+        await self.until(lambda: self.published)
+        self.assertEqual(self.published.pop()[1]["data"], "open")
 
     async def test_component(self: Any) -> None:
         """As a server component: any name before our domain is us; presence, readings, commands as ever."""
