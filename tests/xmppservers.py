@@ -180,6 +180,7 @@ allow_unencrypted_plain_auth = {"false" if self.tls else "true"}
 c2s_require_encryption = {"true" if self.tls else "false"}
 disable_sasl_mechanisms = {{ {disabled} }}
 smacks_hibernation_time = {self.resume_seconds}
+smacks_max_queue_size = 100000
 c2s_stanza_size_limit = {STANZA_BYTES}
 storage = "internal"
 {ssl if self.tls else ""}
