@@ -28,7 +28,7 @@ from bench.rig import GATEWAY_CORE, LOAD_CORE, GatewayProcess, mosquitto, wait_f
 from tests.xmppservers import XMPPServer, start
 
 PASSWORD = "bench-7cf1"  # noqa: S105 - of a server that lives for a minute
-MESSAGES = 60_000
+MESSAGES = 40_000
 DEVICES = 1_000
 
 

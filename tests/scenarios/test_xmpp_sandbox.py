@@ -41,9 +41,22 @@ class _SandboxTests:
 
     kind = ""
 
-    async def begin(self: Any) -> Listener:
+    async def begin(self: Any, component: bool = False) -> Listener:
         """The gateway, connected to both; then the device, logged in. Its listener."""
         self.server = start(self.kind, self, {"gateway": "gw-secret-1", "device": "x"})
+        account: dict[str, Any] = {
+            "jid": f"gateway@{self.server.domain}/tbgw",
+            "password": "gw-secret-1",
+            "port": self.server.port,
+            "tls": {"caCert": str(self.server.ca)},
+        }
+        if component:
+            account = {
+                "jid": self.server.component,
+                "component": True,
+                "password": self.server.component_secret,
+                "port": self.server.component_port,
+            }
         folder = Path(self.mktemp()).absolute()
         (folder / "etc").mkdir(parents=True)
         mqtt, http = free_port(), free_port()
@@ -55,13 +68,7 @@ class _SandboxTests:
                 "connectors": [{"type": "xmpp", "name": "Site", "configuration": "site.json"}],
             },
             "site.json": {
-                "server": {
-                    "jid": f"gateway@{self.server.domain}/tbgw",
-                    "password": "gw-secret-1",
-                    "host": "127.0.0.1",
-                    "port": self.server.port,
-                    "tls": {"caCert": str(self.server.ca)},
-                },
+                "server": {**account, "host": "127.0.0.1"},
                 "devices": [device_entry(self.server)],
             },
         }
@@ -97,6 +104,10 @@ class _SandboxTests:
     def shown(self: Any, name: str) -> dict[str, Any]:
         """The device as the sandbox's page shows it; empty while there is none."""
         return next((one for one in self.gateway._sandbox.view.devices() if one["name"] == name), {})
+
+    def value(self: Any, key: str) -> Any:
+        """The last value of a time series of TMP-9; None while there is none."""
+        return self.shown("TMP-9").get("telemetry", {}).get(key, {}).get("value")
 
     def push(self: Any, topic: str, content: Any) -> Deferred[int]:
         """ThingsBoard says something to the gateway."""
@@ -180,6 +191,43 @@ class _SandboxTests:
         await self.push(topics.RPC, {"device": "TMP-9", "data": {"id": 7, "method": "rpc1", "params": 1}})
         await self.until(lambda: self.published)
         self.assertEqual(self.published[-1][1]["data"], {"error": "gone: the device is offline"})
+
+
+    async def test_two_resources(self: Any) -> None:
+        """Two resources of one account are one device; a command goes to the one that spoke last."""
+        first = await self.begin()
+        jid = f"device@{self.server.domain}/second"
+        link, second, _ = self.link(self.settings(self.server, "device", jid=jid))
+        await second.next_up()
+        for number, one in ((1, self.device), (2, link)):
+            reading = {"serialNumber": "TMP-9", "temp": number, "hum": number}
+            one.send(message(f"gateway@{self.server.domain}/tbgw", json.dumps(reading)))
+            await self.until(lambda n=number: self.value("humidity") == n)
+        await self.push(topics.RPC, {"device": "TMP-9", "data": {"id": 3, "method": "rpc1", "params": "state?"}})
+        await second.until_bodies(1)
+        self.assertEqual(first.bodies, [])
+        link.send(message(f"gateway@{self.server.domain}/tbgw", "open"))
+        await self.until(lambda: self.published)
+        self.assertEqual(self.published.pop()[1]["data"], "open")
+
+    async def test_component(self: Any) -> None:
+        """As a server component: any name before our domain is us; presence, readings, commands as ever."""
+        listener = await self.begin(component=True)
+        domain = self.server.component
+        self.device.send(message(f"anything@{domain}/x", json.dumps({"serialNumber": "TMP-9", "temp": 1, "hum": 2})))
+        await self.until(lambda: "humidity" in self.shown("TMP-9").get("telemetry", {}))
+        self.device.send(presence(to=domain, type="subscribe"))
+        await listener.until(
+            lambda: any(one.name == "presence" and one.getAttribute("type") == "subscribe" for one in listener.stanzas)
+        )
+        self.device.send(presence(to=domain, type="subscribed"))
+        await self.until(lambda: self.shown("TMP-9")["attributes"].get("xmppStatus", {}).get("value") == "online")
+        await self.push(topics.RPC, {"device": "TMP-9", "data": {"id": 3, "method": "rpc1", "params": "state?"}})
+        await listener.until_bodies(1)
+        asked = next(one for one in listener.stanzas if body(one) == "state?")
+        self.device.send(message(asked["from"], "open"))
+        await self.until(lambda: self.published)
+        self.assertEqual(self.published.pop()[1]["data"], "open")
 
 
 class ProsodySandbox(_SandboxTests, LinkCase):

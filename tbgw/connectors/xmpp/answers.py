@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_answers -*-
+# -*- test-case-name: tests.connectors.xmpp.test_commands -*-
 """Messages to devices that wait for the device's answer.
 
 XMPP has no question and answer in messages, so an answer is recognised, in this order, as: a message with our

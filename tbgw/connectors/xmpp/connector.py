@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 from zope.interface import implementer
 
-from tbgw.connectors.xmpp import iot_control, iot_sensor_data
+from tbgw.connectors.xmpp import iot_control, iot_sensor_data, stanzas
 from tbgw.connectors.xmpp.commands import Commands
 from tbgw.connectors.xmpp.converter import Body, read_iso_time
 from tbgw.connectors.xmpp.device_config import ReadOutPlan, XMPPDevice
@@ -53,7 +53,6 @@ from tbgw.model import Device, Value
 
 DELAY = "urn:xmpp:delay"
 OLD_DELAY = "jabber:x:delay"
-STANZAS = "urn:ietf:params:xml:ns:xmpp-stanzas"
 SHOWS = frozenset({"away", "chat", "dnd", "xa"})
 MAX_STATUS_CHARACTERS = 200
 FEATURES_SECONDS = 10.0
@@ -285,7 +284,8 @@ class XMPPConnector(Service):
 
     def _bounced(self, sender: Sender, element: Element) -> None:
         """Something that we sent came back."""
-        condition, text = _error_of(element)
+        condition, text = stanzas.error_of(element)
+        condition = condition or "undefined-condition"
         words = f"refused by the device or its server: {condition}{': ' + text if text else ''}"
         refusal = Refusal(words[:1000], code_of(condition))
         if not self._exchanges.bounced(sender.station, element.getAttribute("id", ""), refusal):
@@ -418,18 +418,14 @@ class XMPPConnector(Service):
     def _iq(self, element: Element) -> None:
         jid = element.getAttribute("from", "")
         if element.getAttribute("type") == "set" and self._roster.pushed(element):
-            self._answer(_reply_to(element, "result"))
+            self._answer(stanzas.result(element))
             return
         if jid and self._routes.find(jid) is None:
             self._events.emit(SenderRefused(self.connector_name, "request", jid))
         payload = element.firstChildElement()
-        reply = _reply_to(element, "error")
-        error = reply.addElement((None, "error"))
-        error["type"] = "cancel"
         known = payload is not None and payload.uri in (iot_sensor_data.NAMESPACE, iot_control.NAMESPACE)
         # We read out and control; we are neither a sensor nor an actuator.
-        error.addElement((STANZAS, "feature-not-implemented" if known else "service-unavailable"))
-        self._answer(reply)
+        self._answer(stanzas.error(element, "feature-not-implemented" if known else "service-unavailable"))
 
     def _answer(self, element: Element) -> None:
         with suppress(LinkGone, StanzaTooLarge, StanzaNotSendable):  # whoever asked notices that we are gone
@@ -483,27 +479,3 @@ def _resource_of(presence: Element) -> Resource:
             if word.lstrip("-").isdecimal() and len(word) < 5:
                 priority = max(-128, min(127, int(word)))
     return Resource(priority, show, text)
-
-
-def _error_of(stanza: Element) -> tuple[str, str]:
-    """(condition, text) of a stanza of type error."""
-    condition, text = "undefined-condition", ""
-    for error in stanza.elements():
-        if error.name != "error":
-            continue
-        for child in error.elements():
-            if child.uri == STANZAS and child.name == "text":
-                text = str(child)[:500]
-            elif child.uri == STANZAS:
-                condition = child.name
-    return condition, text
-
-
-def _reply_to(iq: Element, kind: str) -> Element:
-    reply = Element((None, "iq"))
-    reply["type"] = kind
-    reply["id"] = iq.getAttribute("id", "")
-    sender = iq.getAttribute("from")
-    if sender:
-        reply["to"] = sender
-    return reply

@@ -175,13 +175,3 @@ class FieldsUnusable(Event):
     def amount(self) -> int:
         """Each field counts."""
         return self.fields
-
-
-@dataclass(frozen=True)
-class PluginUnknown(Event):
-    """A plugin is named that this gateway does not have."""
-
-    level = LogLevel.warn
-    text = "connector {connector}: plugin {plugin} is unknown and without effect"
-    connector: str
-    plugin: str

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_field_values -*-
+# -*- test-case-name: tests.connectors.xmpp.test_readouts -*-
 """From the fields of a read-out to values of devices in ThingsBoard. Pure.
 
 Fields of type `identity` become attributes, all others time series at their own time. Units are attributes,

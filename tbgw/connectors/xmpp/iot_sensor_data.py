@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_iot_sensor_data -*-
+# -*- test-case-name: tests.connectors.xmpp.test_readouts -*-
 """XEP-0323, Internet of Things: sensor data. The requester's side as elements in, events and elements out; no I/O.
 
 The document was retracted in 2017 and lives on in devices. Its forms before and after version 0.3 differ; both are

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_routes -*-
+# -*- test-case-name: tests.connectors.xmpp.test_converter -*-
 """Addresses of XMPP entities, in the one form in which two of them can be compared (RFC 7622). Pure.
 
 `twisted.words` keeps every JID that it ever interned; what strangers write must not stay, so nothing is interned here,

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_outcomes -*-
+# -*- test-case-name: tests.connectors.xmpp.test_commands -*-
 """What became of a request to a device, in the terms of the Iotellect driver: successful, response time, reply code,
 reply, error. Pure.
 

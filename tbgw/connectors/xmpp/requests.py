@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_requests -*-
+# -*- test-case-name: tests.connectors.xmpp.test_commands -*-
 """`xmpp_request`, which the Iotellect driver calls "Execute XMPP Request": a message or an iq to the device, and what
 came of it.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_roster -*-
+# -*- test-case-name: tests.connectors.xmpp.test_presence -*-
 """Who may see whose presence (RFC 6121): our roster, and subscriptions from and to devices.
 
 * A subscription request is accepted from JIDs of the configuration, and refused from everyone else (X9). Who was

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_routes -*-
+# -*- test-case-name: tests.connectors.xmpp.test_connector -*-
 """From a sender's JID to the entry of the configuration, and from a message to a reading that is handed in.
 
 It is on the path of every message: a sender's text is prepared as a JID once (30 us), and found in a table afterwards.

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_schedule -*-
+# -*- test-case-name: tests.connectors.xmpp.test_readouts -*-
 """When which sensor is read out: each device on its own period, spread at random, so that a thousand of them are not
 asked at once. A device that came is asked within `SOON_SECONDS`, and then on its period.
 
