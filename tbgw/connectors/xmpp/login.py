@@ -20,7 +20,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.words.protocols.jabber import xmlstream
-from twisted.words.protocols.jabber.jid import JID, InvalidFormat
+from twisted.words.protocols.jabber.jid import JID
 from twisted.words.xish.domish import Element
 
 from tbgw.connectors.xmpp import channel_binding, sasl, stanzas
@@ -292,8 +292,6 @@ class _SessionStep(_Step):
         answer = await self.iq("set", bind)
         for found in answer.elements(NS_BIND, "bind"):
             for jid in found.elements(NS_BIND, "jid"):
-                try:
-                    return str(JID(str(jid)).full())
-                except (InvalidFormat, UnicodeError):
-                    break
+                if own := stanzas.normal_jid(str(jid)):
+                    return own
         raise LoginFailed("the server gives us no address")

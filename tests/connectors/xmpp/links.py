@@ -13,6 +13,7 @@ from twisted.words.xish.domish import Element
 from zope.interface import implementer
 
 from tbgw.config.findings import Reporter
+from tbgw.connectors.xmpp import backoff
 from tbgw.connectors.xmpp.interfaces import IXMPPListener
 from tbgw.connectors.xmpp.link import XMPPLink
 from tbgw.connectors.xmpp.server_config import XMPPServer, read_server
@@ -133,6 +134,10 @@ class LinkCase(TestCase):
     """Makes links and stops them in the end."""
 
     timeout = 120
+
+    def setUp(self) -> None:
+        # The delays are tested by themselves; here they only cost time.
+        self.patch(backoff, "FIRST_SECONDS", 0.1)
 
     def settings(self, server: RunningServer, user: str = "gateway", **keys: Any) -> XMPPServer:
         """The section `server` for a user of a running server, as a file would say it."""

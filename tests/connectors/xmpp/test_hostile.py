@@ -170,9 +170,11 @@ class HostileTests(LinkCase):
         server = self.server()
         gateway, listener, _ = await self.up(server)
         device, other, _ = await self.up(server, "device")
-        waiting: list[Deferred[None]] = []
+        waiting: list[Deferred[Any]] = []
+        accepted: list[Element] = []
 
-        def later(element: Element) -> Deferred[None]:
+        def later(element: Element) -> Deferred[Any]:
+            accepted.append(element)
             waiting.append(Deferred())
             return waiting[-1]
 
@@ -192,14 +194,20 @@ class HostileTests(LinkCase):
             ]
 
         device.send(asking("stranger"))
+        device.send(asking("refused"))
         device.send(asking("stored"))
         device.send(message(gateway.jid, "unasked", id="id-unasked"))
         device.send(asking("failed", type="error"))
-        await listener.until(lambda: len([one for one in listener.stanzas if body(one)]) >= 4)
+        await listener.until(lambda: len([one for one in listener.stanzas if body(one)]) >= 5)
         await pause(0.3)
         self.assertEqual(receipts(), [])
-        for one in waiting:
-            one.callback(None)
+        texts = [body(one) for one in listener.stanzas if body(one) and body(one) != "stranger"]
+        messages = [one for one, element in zip(waiting, accepted, strict=True) if body(element)]
+        for text, one in zip(texts, messages, strict=True):
+            one.callback(False if text == "refused" else None)
+        for one in waiting:  # presences
+            if not one.called:
+                one.callback(None)
         await other.until(lambda: receipts())
         await pause(0.3)
         self.assertEqual(receipts(), ["id-stored"])

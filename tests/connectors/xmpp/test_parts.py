@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -12,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 from zope.interface import implementer
 
+import tbgw
 from tbgw.connectors.xmpp import asked, stanzas
 from tbgw.connectors.xmpp.asked import Asked
 from tbgw.connectors.xmpp.backoff import Backoff
@@ -222,7 +225,7 @@ class StanzaTests(SynchronousTestCase):
     def test_jids(self):
         """One spelling; None for what is no address."""
         self.assertEqual(stanzas.normal_jid("A@B.org/Ä"), "a@b.org/Ä")
-        for bad in (None, "", "@", "a@", "a@b@c", "a b@c", "\ud800@x", "/x"):
+        for bad in (None, "", "@", "a@", "a@b@c", "a b@c", "\ud800@x", "/x", "a@b..c", "."):
             self.assertIsNone(stanzas.normal_jid(bad))
 
 
@@ -230,7 +233,13 @@ class CompatTests(SynchronousTestCase):
     """What is imported when."""
 
     def run_python(self, code: str) -> str:
-        done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": str(Path(tbgw.__file__).parent.parent)},
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout.strip()
 

@@ -176,7 +176,7 @@ class LoginTests(LinkCase):
         _, listener, events = self.link(self.settings(server))
         await self.told(events, link_events.SessionFailed, 3)
         delays = [event.retry_seconds for event in events.of(link_events.SessionFailed)]
-        self.assertEqual([round(delay, 2) for delay in delays[:3]], [1.0, 1.6, 2.56])
+        self.assertEqual([round(delay, 2) for delay in delays[:3]], [0.1, 0.16, 0.26])
         self.assertIn("certificate verify failed", events.of(link_events.SessionFailed)[0].why)
         self.assertEqual(listener.ups, [])
         self.assertEqual(server.program.process.poll(), None)
