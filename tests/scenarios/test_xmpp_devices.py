@@ -92,7 +92,7 @@ class DeviceTests(LinkCase):
         again = folder.start(wait=None)
         await self.wait_for(again, "connected to ThingsBoard")
         arrived: list[int] = []
-        end = reactor.seconds() + 30
+        end = reactor.seconds() + 60
         while not receipted <= set(arrived):
             line = await self.wait_for(seen, r"^v1/gateway/telemetry (.*)")
             arrived += [entry["values"]["n"] for entry in json.loads(line[1])["Pump"]]

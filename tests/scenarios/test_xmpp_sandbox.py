@@ -94,11 +94,11 @@ class _SandboxTests:
 
     async def until(self: Any, condition: Any) -> None:
         """Let the reactor run until it holds."""
-        end = reactor.seconds() + 15
+        end = reactor.seconds() + 60
         while not condition():
             if reactor.seconds() > end:
                 state = self.gateway.connectors[0].status(), self.gateway.events.counters.snapshot()
-                self.fail(f"not in 15 s: {state}, published {self.published}, {self.shown('TMP-9')}")
+                self.fail(f"not in 60 s: {state}, published {self.published}, {self.shown('TMP-9')}")
             await deferLater(reactor, 0.01, lambda: None)
 
     def shown(self: Any, name: str) -> dict[str, Any]:

@@ -55,10 +55,10 @@ class IoTCase(LinkCase):
         return server
 
     async def until(self, condition: Any) -> None:
-        end = reactor.seconds() + 15
+        end = reactor.seconds() + 60
         while not condition():
             if reactor.seconds() > end:
-                self.fail(f"not in 15 s: {self.connector.status()}, {self.ingest.readings}, {self.noted.told}")
+                self.fail(f"not in 60 s: {self.connector.status()}, {self.ingest.readings}, {self.noted.told}")
             await deferLater(reactor, 0.01, lambda: None)
 
     def ask(self, method: str, params: Any = None) -> Deferred[Any]:
