@@ -40,7 +40,7 @@ from tbgw.model import OwnAttributes, SessionLimits, Value
 from tbgw.thingsboard import topics
 from tbgw.uplink.checksums import CHECKSUMS
 from tbgw.uplink.internal_events import PackageChecked, PackageFailed, PackageOffered, PackageUsed
-from tbgw.uplink.offers import Offer, OfferFault, keys_of, parse_offer
+from tbgw.uplink.offers import MAX_TEXT, Offer, OfferFault, keys_of, parse_offer
 from tbgw.uplink.packages import Memory, Package
 
 T = TypeVar("T")
@@ -233,6 +233,8 @@ class Updates(Service):
             if explicit or str(fault) != self._fault:
                 self._fault = str(fault)
                 self._give_up()
+                names = [str(self._shared.get(f"{self._kind}_{key}"))[:MAX_TEXT] for key in ("title", "version")]
+                self._events.emit(PackageFailed(kind=self._what, title=names[0], version=names[1], why=str(fault)))
                 self._report("FAILED", str(fault))
             return
         self._fault = ""
