@@ -352,7 +352,7 @@ class Gateway(Service):
             now=utc_now,
             period_seconds=section.security.certificate_check_seconds,
             days_left=section.security.certificate_days_left,
-            **({"renew": self.enrolment.renew} if provisioned else {}),
+            **({"renew": self.enrolment.renew, "successor": lambda: self.enrolment.successor} if provisioned else {}),
         )
         if provisioned:
             self.enrolment.started = watch.look_again

@@ -165,6 +165,11 @@ class Uplink(Service):
         self._credential_failures = 0
         self._delay = 0.0
         self._why = "not tried yet"
+        self.login_accepted: Callable[[], object] = _nothing
+        """Called at each CONNACK that lets us in."""
+        self.login_refused: Callable[[], bool] = _nothing
+        """Called at each CONNACK that says that we are not who we say: whether `aim` was given another login that is
+        worth a try soon."""
 
     # IUplink
 
@@ -199,14 +204,7 @@ class Uplink(Service):
         Another server, or the same with other credentials: at once, whatever was being waited for. A session that is
         there is given up.
         """
-        self._where = where
-        self._dialling.endpoint = endpoint
-        self._options = replace(
-            self._options,
-            client_id=credentials.client_id,
-            username=credentials.username,
-            password=credentials.password,
-        )
+        self.aim(endpoint, where, credentials)
         self._failures = self._credential_failures = 0
         if self._protocol is not None:
             self.disrupt("the credentials or the address were changed")
@@ -215,6 +213,17 @@ class Uplink(Service):
             self._delay = 0.0
             self._client.stopService()
             self._client.startService()
+
+    def aim(self, endpoint: IStreamClientEndpoint, where: str, credentials: Credentials) -> None:
+        """As `redirect`, but from the next session on, whenever that is."""
+        self._where = where
+        self._dialling.endpoint = endpoint
+        self._options = replace(
+            self._options,
+            client_id=credentials.client_id,
+            username=credentials.username,
+            password=credentials.password,
+        )
 
     # IStatusSource
 
@@ -242,6 +251,7 @@ class Uplink(Service):
         """CONNACK said yes."""
         if session is self._session:
             self._versions.accepted()
+            self.login_accepted()
 
     def session_ready(self, session: Session, limits: SessionLimits) -> None:
         """Subscribed, limits known: the link is up."""
@@ -294,6 +304,8 @@ class Uplink(Service):
             if taken_over:
                 self._events.emit(SessionTakenOver(where=self._where, retry_seconds=self._delay))
             else:
+                if self.login_refused():
+                    self._delay = FIRST_RETRY_SECONDS
                 self._events.emit(CredentialsRefused(where=self._where, code=code, retry_seconds=self._delay))
             return
         self._credential_failures = 0
@@ -338,6 +350,11 @@ class Uplink(Service):
             self._events.emit(LinkFailed(where=self._where, why=why, retry_seconds=self._delay))
         delay, self._delay = self._delay, 0.0
         return delay
+
+
+def _nothing() -> bool:
+    """Nobody wants to know."""
+    return False
 
 
 def _as_link_down(failure: Failure) -> Failure:

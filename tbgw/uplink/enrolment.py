@@ -21,26 +21,16 @@ from typing import Any, NamedTuple, TypeVar
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from tbgw.errors import ConfigurationError, LinkDown, NoAnswer
+from tbgw.errors import ConfigurationError
 from tbgw.internal_events import Events
-from tbgw.mqtt import (
-    ClientOptions,
-    ConnAck,
-    IClientListener,
-    MQTTClientProtocol,
-    MQTTError,
-    Publish,
-    VersionChoice,
-)
-from tbgw.thingsboard import topics
+from tbgw.mqtt import ClientOptions, VersionChoice
 from tbgw.uplink.certificates import make_pair
 from tbgw.uplink.client import LONGEST_RETRY_SECONDS, OTHER_VERSION_SECONDS, RETRY_FACTOR, Credentials, Uplink
+from tbgw.uplink.exchange import Exchange
 from tbgw.uplink.internal_events import (
     CredentialsAssumed,
     CredentialsUnusable,
@@ -53,13 +43,12 @@ from tbgw.uplink.provisioning import Login, Plan, Refusal, parse_response, reque
 
 T = TypeVar("T")
 
-ANSWER_SECONDS = 60.0
-"""How long one attempt may take, from dialling to the answer; as in the reference."""
-
 REFUSED_RETRY_SECONDS = 60.0
 LONGEST_REFUSED_RETRY_SECONDS = 3600.0
 
 DISK_RETRY_SECONDS = 60.0
+
+WAITS = "a new one waits to be put into the device's credentials in ThingsBoard: it is in the attribute newCertificate"
 
 Dial = Callable[[Login | None], tuple[IStreamClientEndpoint, str]]
 """Where ThingsBoard is, and its name in log lines; with the certificate of a login, if that has one."""
@@ -90,87 +79,6 @@ def credentials(login: Login) -> Credentials:
             login.client_id, login.username or None, login.password.encode() if login.password else None
         )
     return Credentials()
-
-
-@implementer(IClientListener)
-class _Exchange:
-    """
-    One connection that asks once. `answer` fires with the payload of the answer, or with what ended it before; it never
-    fails, and may be cancelled.
-    """
-
-    def __init__(self, payload: bytes, options: ClientOptions, clock: IReactorTime) -> None:
-        self._payload = payload
-        self._protocol = MQTTClientProtocol(options, self, clock)
-        self._timer = clock.callLater(ANSWER_SECONDS, self._overdue)
-        self._dialled: Deferred[Any] | None = None
-        self._over = False
-        self.accepted = False
-        """Whether CONNACK said yes."""
-        self.asked = False
-        """Whether the request may have reached ThingsBoard."""
-        self.answer: Deferred[bytes | Exception] = Deferred(lambda _: self._close())
-
-    def begin(self, endpoint: IStreamClientEndpoint) -> None:
-        """Dial."""
-        self._dialled = endpoint.connect(_Factory(self._protocol))
-        self._dialled.addErrback(self._not_dialled)
-
-    def _not_dialled(self, failure: Failure) -> None:
-        error = failure.value
-        self._end(error if isinstance(error, Exception) else LinkDown(str(error)))
-
-    def connected(self, protocol: MQTTClientProtocol, connack: ConnAck) -> None:
-        """See `IClientListener.connected`."""
-        self.accepted = self.asked = True
-        protocol.subscribe([(topics.PROVISION_RESPONSE, 1)]).addErrback(_over)
-        protocol.publish(topics.PROVISION_REQUEST, self._payload, qos=1).addCallbacks(self._taken, _over)
-
-    def _taken(self, code: int) -> None:
-        if code >= 0x80:
-            self._end(MQTTError(f"ThingsBoard refused the request with reason code {code:#x}"))
-
-    def message_received(self, protocol: MQTTClientProtocol, publish: Publish) -> None:
-        """See `IClientListener.message_received`."""
-        if publish.topic == topics.PROVISION_RESPONSE:
-            self._end(publish.payload)
-
-    def disconnected(self, protocol: MQTTClientProtocol, reason: Exception) -> None:
-        """See `IClientListener.disconnected`."""
-        self._end(reason)
-
-    def _overdue(self) -> None:
-        self._end(NoAnswer(f"no answer within {ANSWER_SECONDS:g} s"))
-
-    def _end(self, result: bytes | Exception) -> None:
-        if not self._over:
-            self._close()
-            self.answer.callback(result)
-
-    def _close(self) -> None:
-        self._over = True
-        if self._timer.active():
-            self._timer.cancel()
-        if self._dialled is not None:
-            self._dialled.cancel()
-        if self.accepted:
-            self._protocol.disconnect()
-        else:
-            self._protocol.abort()
-
-
-def _over(failure: Failure) -> None:
-    """The connection ended; `disconnected` has told, or is about to."""
-
-
-class _Factory(Factory):
-    noisy = False
-
-    def __init__(self, protocol: MQTTClientProtocol) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: Any) -> MQTTClientProtocol:
-        return self._protocol
 
 
 class Enrolment(Service):
@@ -206,8 +114,15 @@ class Enrolment(Service):
         self._now = now
         self._new_versions = versions
         self._work: Deferred[None] | None = None
-        self._renewal: Deferred[str] | None = None
+        self._renewal: Deferred[Any] | None = None
         self._log = Logger()
+        self._next: Login | None = None
+        self._former: Login | None = None
+        """Of the two logins between which there is a choice while a new certificate waits, the one that was first."""
+        self.successor = ""
+        """In PEM: the certificate that waits for ThingsBoard to take it; empty when none does."""
+        uplink.login_accepted = self._accepted
+        uplink.login_refused = self._refused
         self.login: Login | None = None
         """The credentials in use; None before there are any."""
         self.started: Callable[[], None] = _nothing
@@ -247,7 +162,8 @@ class Enrolment(Service):
     def renew(self) -> Deferred[str]:
         """
         Ask for the same device with a new key and certificate, and use them if that is granted. Fires with an empty
-        text, or with words that say why everything stays as it is; never fails.
+        text, or with words that say why everything stays as it is; never fails. In that case the new pair is kept as
+        the `successor`, and used as soon as ThingsBoard takes it and not the old one any more.
         """
         self._renewal = Deferred.fromCoroutine(self._renew())
         return self._renewal.addErrback(_stopped)
@@ -274,10 +190,16 @@ class Enrolment(Service):
             return
         if login is None:
             login = await self._provision()
+        elif login.certificate is not None:
+            following = await self._disk(self._keeper.next)
+            # The same after a crash in the middle of going over to it.
+            self._next = following if following != login else None
+            self.successor = await self._certificate_text(self._next) if self._next is not None else ""
         self._use(login)
 
     async def _again(self) -> None:
         await self._disk(self._keeper.forget)
+        self._no_successor()
         if self._uplink.running:
             await self._uplink.stopService()
         self._use(await self._provision())
@@ -384,17 +306,52 @@ class Enrolment(Service):
         old = self.login
         if old is None or old.certificate is None or self._plan.type != "X509_CERTIFICATE" or not old.device_name:
             return "the certificate was not made by provisioning"
+        if self._next is not None:
+            return WAITS
         try:
             new = await self._new_login(old.device_name)
-            came = await self._attempt(_Asked(new, await self._certificate_text(new), False), self._new_versions())
+            text = await self._certificate_text(new)
+            came = await self._attempt(_Asked(new, text, False), self._new_versions())
             if not isinstance(came, Login):
-                await self._disk(self._keeper.tidy, old)
-                return came.why if isinstance(came, _Failed) else f"{came.status}: {came.message}"
+                await self._disk(self._keeper.keep_next, new)
+                self._next, self.successor = new, text
+                why = came.why if isinstance(came, _Failed) else f"{came.status}: {came.message}"
+                return f"{why}; {WAITS}"
             await self._disk(self._keeper.keep, new)
         except OSError as error:
             return str(error)
         self._use(new)
         return ""
+
+    def _refused(self) -> bool:
+        """ThingsBoard does not know the certificate: it may have been given the successor meanwhile, so take turns."""
+        if self._next is None or self.login is None:
+            return False
+        if self.login is self._next:
+            other = self._former or self.login
+        else:
+            self._former, other = self.login, self._next
+        try:
+            endpoint, where = self._dial(other)
+        except ConfigurationError as error:
+            self._events.emit(CredentialsUnusable(fault=str(error)))
+            return False
+        self.login = other
+        self._uplink.aim(endpoint, where, credentials(other))
+        return other is self._next
+
+    def _accepted(self) -> None:
+        """ThingsBoard lets us in; if that is with the successor, it is what counts from now on."""
+        new = self._next
+        if new is None or self.login is not new:
+            return
+        self._no_successor()
+        self._renewal = Deferred.fromCoroutine(self._insist(self._disk, self._keeper.keep, new)).addErrback(_stopped)
+        self.started()
+
+    def _no_successor(self) -> None:
+        self._next = self._former = None
+        self.successor = ""
 
     async def _attempt(self, asked: _Asked, versions: VersionChoice) -> Login | Refusal | _Failed:
         """One connection."""
@@ -403,7 +360,7 @@ class Enrolment(Service):
             endpoint, _ = self._dial(None)
         except ConfigurationError as error:
             return _Failed(str(error), False)
-        exchange = _Exchange(request(self._plan, asked.login, asked.certificate_pem), options, self._clock)
+        exchange = Exchange(request(self._plan, asked.login, asked.certificate_pem), options, self._clock)
         exchange.begin(endpoint)
         came = await exchange.answer
         if exchange.accepted:

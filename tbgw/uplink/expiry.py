@@ -1,9 +1,11 @@
 # -*- test-case-name: tests.uplink.test_expiry -*-
 """Looks when the gateway's own certificate ends, tells ThingsBoard, and renews it where that is possible.
 
-Possible is what provisioning grants for the same device: ThingsBoard does so where a profile's pre-provisioned devices
-were opened again for it. Otherwise only the operator can put in a new certificate, and has to hear of it in time: a
-line at every look, and the attribute `certificateDaysLeft` beside `certificateExpires`, which alarm rules can watch.
+Possible is what provisioning grants for the same device, and ThingsBoard does so only where the device was deleted
+before. In all other cases somebody has to put the new certificate into the device's credentials there: it is told in
+the attribute `newCertificate` (as the reference does, in PEM), for a person or a rule chain, and used from the moment
+on at which ThingsBoard takes it. And somebody has to hear of it in time: a line at every look, and the attribute
+`certificateDaysLeft` beside `certificateExpires`, which alarm rules can watch.
 
 The reference overwrites its only key and certificate before ThingsBoard has agreed (C-20). Here the old pair stays in
 use until the new one is granted.
@@ -32,7 +34,7 @@ def _not_ours() -> Deferred[str]:
 class CertificateWatch(Service):
     """
     `certificate()` is the PEM file in use, None while there is none. `renew()` asks for a new one, and fires with an
-    empty text or with why not.
+    empty text or with why not. `successor()` is a certificate, in PEM, that waits to be taken; empty for none.
     """
 
     name = "certificate"
@@ -48,6 +50,7 @@ class CertificateWatch(Service):
         period_seconds: float,
         days_left: int,
         renew: Callable[[], Deferred[str]] = _not_ours,
+        successor: Callable[[], str] = str,
     ) -> None:
         self._certificate = certificate
         self._own_device = own_device
@@ -57,8 +60,9 @@ class CertificateWatch(Service):
         self._period_seconds = period_seconds
         self._days_left = days_left
         self._renew = renew
+        self._successor = successor
         self._timer: IDelayedCall | None = None
-        self._renewing = False
+        self._renewing = self._told = False
 
     def startService(self) -> None:
         super().startService()
@@ -88,12 +92,22 @@ class CertificateWatch(Service):
             return
         days = (until - self._now()).days
         self._own_device.publish_attributes({"certificateExpires": until.isoformat(), "certificateDaysLeft": days})
+        if self._told and not self._successor():
+            self._tell_successor()
         if days <= self._days_left and not self._renewing:
             self._renewing = True
             self._renew().addCallback(self._renewed, path, days)
 
+    def _tell_successor(self) -> None:
+        """In an attribute, until it is in use."""
+        successor = self._successor()
+        if successor or self._told:
+            self._own_device.publish_attributes({"newCertificate": successor})
+        self._told = bool(successor)
+
     def _renewed(self, why: str, path: Path, days: int) -> None:
         self._renewing = False
+        self._tell_successor()
         if why:
             self._events.emit(CertificateExpires(file=path.name, days=days, why=why))
             return

@@ -3,7 +3,8 @@
 
     credentials.json       the answer of ThingsBoard, in the reference's form, and the device's name
     credentials-asked.json what is being asked for; there from before the request until its answer is kept
-    credentials-*.pem      certificate and key of an X.509 login, named in the two
+    credentials-next.json  a certificate that is to follow the one in use, as soon as ThingsBoard takes it
+    credentials-*.pem      certificate and key of an X.509 login, named in these
 
 What is asked for is on the disk before ThingsBoard hears of it, so that a power cut between its answer and our keeping
 it loses neither a token nor a key, and does not leave a second device behind. Of the reference, `.credentials` in the
@@ -29,6 +30,7 @@ MAX_BYTES = 256 * 1024
 
 KEPT = "credentials.json"
 ASKED = "credentials-asked.json"
+NEXT = "credentials-next.json"
 REFERENCE = ".credentials"
 
 
@@ -50,7 +52,7 @@ class CredentialsKeeper:
             if body is not None:
                 try:
                     return read(body)
-                except (KeyError, TypeError, ValueError):
+                except (AttributeError, KeyError, TypeError, ValueError):
                     raise ValueError(f"{path}: holds no credentials that can be used") from None
         return None
 
@@ -59,7 +61,7 @@ class CredentialsKeeper:
         try:
             body = _json(self._data_dir / ASKED)
             return self._login(body) if body is not None and body.get("basis") == basis else None
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None  # damaged: ask anew
 
     def ask(self, login: Login, basis: str) -> None:
@@ -74,8 +76,20 @@ class CredentialsKeeper:
             _write(path, content)
         return paths
 
+    def next(self) -> Login | None:
+        """What is to follow the credentials in use; None when there is nothing that could."""
+        try:
+            body = _json(self._data_dir / NEXT)
+            return self._login(body) if body is not None else None
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+    def keep_next(self, login: Login) -> None:
+        """Keep what is to follow. Raises OSError."""
+        _write(self._data_dir / NEXT, _encoded(_described(login)))
+
     def keep(self, login: Login) -> None:
-        """These are the credentials now. Raises OSError."""
+        """These are the credentials now; what was to follow is no more. Raises OSError."""
         _write(self._data_dir / KEPT, _encoded(_described(login)))
         self.tidy(login)
 
@@ -85,7 +99,7 @@ class CredentialsKeeper:
         there were any. Raises OSError.
         """
         found = False
-        for name in (KEPT, ASKED):
+        for name in (KEPT, ASKED, NEXT):
             try:
                 (self._data_dir / name).unlink()
                 found = found or name == KEPT
@@ -101,8 +115,9 @@ class CredentialsKeeper:
 
     def tidy(self, login: Login | None) -> None:
         """Remove what is not needed beside the credentials in use."""
-        with contextlib.suppress(FileNotFoundError):
-            (self._data_dir / ASKED).unlink()
+        for name in (ASKED, NEXT):
+            with contextlib.suppress(FileNotFoundError):
+                (self._data_dir / name).unlink()
         used = {login.certificate, login.private_key} if login is not None else set()
         for path in self._data_dir.glob("credentials-*.pem"):
             if path not in used:

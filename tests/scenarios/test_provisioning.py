@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tbgw.sandbox.credentials import X509_CERTIFICATE, Credentials, certificate_text
 from tbgw.sandbox.profiles import ALLOW_CREATE, CHECK_PRE_PROVISIONED, DeviceProfile
 from tbgw.tls import ServerTLS
 from tests.scenarios.own import OwnCase
@@ -14,7 +15,15 @@ from tests.test_tls import authority, issue
 KEY, SECRET = "pr0visionKey", "canary-provision-secret"
 
 
-class ProvisioningTests(OwnCase):
+class ProvisioningCase(OwnCase):
+    """A gateway whose credentials are kept in a file."""
+
+    @property
+    def kept(self) -> Path:
+        return self.folder.path / "credentials.json"
+
+
+class ProvisioningTests(ProvisioningCase):
     """Over plain TCP."""
 
     def setUp(self) -> None:
@@ -23,10 +32,6 @@ class ProvisioningTests(OwnCase):
 
     def provision(self, **keys: Any) -> None:
         self.configure(provisioning={"provisionDeviceKey": KEY, "provisionDeviceSecret": SECRET, **keys})
-
-    @property
-    def kept(self) -> Path:
-        return self.folder.path / "credentials.json"
 
     async def provisioned(self, name: str = "Gate", **options: Any) -> None:
         """The first run, and a second that asks nobody; no secret in either's output."""
@@ -106,7 +111,7 @@ class ProvisioningTests(OwnCase):
         self.assertEqual(json.loads(self.kept.read_bytes())["credentialsValue"], "operators-token")
 
 
-class CertificateTests(OwnCase):
+class CertificateTests(ProvisioningCase):
     """X.509 over TLS, with a key made on the box."""
 
     def setUp(self) -> None:
@@ -142,6 +147,43 @@ class CertificateTests(OwnCase):
             await self.stop(gateway)
         keys = list(self.folder.path.glob("credentials-*.key.pem"))
         self.assertEqual([key.stat().st_mode & 0o777 for key in keys], [0o600])
+
+    async def test_renewed(self) -> None:
+        """Near its end: a new one is told in an attribute; put in by the operator, the gateway goes over to it."""
+        (self.folder.etc / "ca.pem").write_bytes(self.root)
+        self.configure(
+            host="localhost",
+            port=self.sandbox.tls_port,
+            security={"certificateDaysLeft": 365},
+            provisioning={
+                "type": "X509_CERTIFICATE",
+                "caCert": "ca.pem",
+                "provisionDeviceKey": KEY,
+                "provisionDeviceSecret": SECRET,
+                "deviceName": "Gate",
+            },
+        )
+        gateway = self.gateway()
+        await self.line(gateway, "connected to ThingsBoard")
+
+        def told() -> Any:
+            gate = next(one for one in self.sandbox.view.devices() if one["name"] == "Gate")
+            return gate["attributes"].get("newCertificate", {}).get("value")
+
+        await self.until(told, "newCertificate")
+        new = Credentials(X509_CERTIFICATE, certificate=certificate_text(told()))
+        self.control.set_credentials("Gate", new)
+        await self.line(gateway, "refused the credentials")
+        await self.line(gateway, "connected to ThingsBoard")
+
+        def kept() -> str:
+            name = json.loads(self.kept.read_bytes())["certificate"]
+            return certificate_text((self.folder.path / name).read_text())
+
+        await self.until(lambda: kept() == new.certificate, "the new one is kept")
+        await self.line(gateway, "ends in 364 day")
+        await self.stop(gateway)
+        self.assertEqual(len(list(self.folder.path.glob("credentials-*.pem"))), 4, "the next successor waits")
 
     async def test_other_authority(self) -> None:
         """C-21: a server that is not proven is not told the secret."""

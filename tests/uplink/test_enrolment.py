@@ -20,7 +20,8 @@ from tbgw.thingsboard import topics
 from tbgw.uplink import keeping
 from tbgw.uplink.certificates import expires
 from tbgw.uplink.client import Credentials, Uplink
-from tbgw.uplink.enrolment import ANSWER_SECONDS, DISK_RETRY_SECONDS, REFUSED_RETRY_SECONDS, Enrolment
+from tbgw.uplink.enrolment import DISK_RETRY_SECONDS, REFUSED_RETRY_SECONDS, Enrolment
+from tbgw.uplink.exchange import ANSWER_SECONDS
 from tbgw.uplink.keeping import KEPT, CredentialsKeeper
 from tbgw.uplink.provisioning import Login, Plan
 from tests.uplink.memory import Endpoint, Server
@@ -317,8 +318,47 @@ class RenewalTests(EnrolmentCase):
         self.asked()
         self.answer(FAILURE)
         self.assertIn("FAILURE", self.successResultOf(done))
+        self.assertIn("newCertificate", self.successResultOf(enrolment.renew()), "one waits already")
         self.assertIs(enrolment.login, old)
         self.assertEqual(CredentialsKeeper(self.data, self.data / "etc").load(), old)
+
+    def test_put_in_by_somebody(self) -> None:
+        """A refused renewal waits; once ThingsBoard knows the new certificate and not the old, that is used."""
+        enrolment = self.provisioned()
+        old = enrolment.login
+        enrolment.renew()
+        new = self.asked()["hash"]
+        self.answer(FAILURE)
+        self.assertEqual(enrolment.successor, new)
+        server = self.endpoint.servers[1]  # the session for data
+        server.accept(5)  # refused: the old one is not known any more
+        self.clock.advance(1)
+        assert enrolment.login is not None and enrolment.login.certificate is not None
+        self.assertEqual(enrolment.login.certificate.read_text(), new)
+        self.assertEqual(self.dialled[-1], enrolment.login)
+        self.server.accept()
+        self.assertEqual((enrolment.successor, CredentialsKeeper(self.data, self.data / "etc").next()), ("", None))
+        self.assertEqual(CredentialsKeeper(self.data, self.data / "etc").load(), enrolment.login)
+        assert old is not None and old.certificate is not None
+        self.assertFalse(old.certificate.exists())
+
+    def test_taking_turns(self) -> None:
+        """While ThingsBoard knows neither, both are tried, slower each time, also after a restart; none is lost."""
+        enrolment = self.provisioned()
+        old = enrolment.login
+        enrolment.renew()
+        self.asked()
+        self.answer(FAILURE)
+        self.stop(enrolment)
+        enrolment = self.start(Plan("X509_CERTIFICATE", "key", "secret", "Gate"))
+        logins = []
+        for _ in range(4):
+            logins.append(enrolment.login)
+            self.server.accept(5)
+            self.clock.advance(400)
+        self.assertEqual([login == old for login in logins], [True, False, True, False])
+        self.server.accept()
+        self.assertEqual((enrolment.login, CredentialsKeeper(self.data, self.data / "etc").load()), (old, old))
 
     def test_not_ours(self) -> None:
         """What is no certificate of ours is not renewed."""

@@ -96,6 +96,20 @@ class ExpiryTests(SynchronousTestCase):
         self.days(1)
         self.assertEqual(len(self.renewals), 2)
 
+    def test_successor(self) -> None:
+        """The new certificate is told as long as it waits, and taken back when it is in use."""
+        waiting = ["PEM"]
+        watch = self.watch(renew=self.renew, successor=lambda: waiting[0])
+        self.days(336)
+        self.renewals[0].callback("FAILURE: no")
+        self.assertEqual(self.own.told[-1], {"newCertificate": "PEM"})
+        waiting[0] = ""
+        self.path.write_bytes(make_pair("gate", self.now())[0])
+        watch.look_again()
+        self.assertEqual(self.own.told[-1], {"newCertificate": ""})
+        watch.look_again()
+        self.assertIn("certificateDaysLeft", self.own.told[-1])
+
     def test_unreadable(self) -> None:
         """A file that is no certificate is told, and does no harm."""
         self.path.write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")

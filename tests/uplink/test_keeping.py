@@ -101,7 +101,8 @@ class KeepingTests(SynchronousTestCase):
 
     def test_damaged(self) -> None:
         """A file that cannot be used is an error that names it and tells nothing of what is in it."""
-        for content in ("", "[]", "{}", '{"status":"SUCCESS","credentialsType":"canary"}', "\0" * 100):
+        wrong = '{"status":"SUCCESS","credentialsType":"MQTT_BASIC","credentialsValue":"canary"}'
+        for content in (wrong, "", "[]", "{}", '{"status":"SUCCESS","credentialsType":"canary"}', "\0" * 100):
             (self.data / KEPT).write_text(content)
             with self.assertRaisesRegex(ValueError, KEPT) as caught:
                 self.keeper.load()
