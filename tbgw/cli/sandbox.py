@@ -3,7 +3,8 @@
 
 It speaks to the sandbox's page over HTTP, on this machine only, and has to run as the user that runs the gateway, or as
 root. What comes back is printed as JSON; the exit status is 1 when the sandbox refused, with its reason on standard
-error.
+error. A secret on the command line can be seen by everybody on the machine: where one is wanted, `-` reads it from
+standard input.
 """
 
 from __future__ import annotations
@@ -51,14 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--profile", default="default")
     create.add_argument("--gateway", action="store_true")
     create.add_argument("--overwrite-activity-time", action="store_true", help="its pings keep its children active")
-    create.add_argument("--token", help="access token with which it connects")
+    create.add_argument("--token", help="access token with which it connects; -: from standard input")
     action("rename", "give a device another name; its gateway is told", "device", "name")
     action("delete", "delete a device with all its values; its gateway is told", "device")
-    action("token", "change a device's access token; who is connected with the old one is cut", "device", "token")
+    token = action("token", "change a device's access token; who is connected with the old one is cut", "device")
+    token.add_argument("token", help="-: from standard input")
     credentials = action("credentials", "MQTT basic credentials or a certificate, in the place of a token", "device")
     credentials.add_argument("--client-id")
     credentials.add_argument("--username")
-    credentials.add_argument("--password")
+    credentials.add_argument("--password", help="-: from standard input")
     credentials.add_argument("--certificate", metavar="FILE", help="PEM file with the device's certificate")
     setting = action("set", "set shared attributes", "device")
     setting.add_argument("values", nargs="+", metavar="KEY=VALUE", help="value: JSON, or else text")
@@ -77,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     profile = action("profile", "set a device profile: its provisioning, its own topics", "name")
     profile.add_argument("--strategy", choices=_STRATEGIES)
     profile.add_argument("--key")
-    profile.add_argument("--secret")
+    profile.add_argument("--secret", help="-: from standard input")
     profile.add_argument("--telemetry-filter")
     profile.add_argument("--attributes-filter")
     profile.add_argument("--shared-attributes-filter")
@@ -151,6 +153,9 @@ def _post(url: str, command: str, members: Mapping[str, Any], seconds: float) ->
 
 def _command(given: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The command and its members. Raises ValueError and OSError for what cannot be one."""
+    for word in ("token", "password", "secret"):
+        if getattr(given, word, None) == "-":
+            setattr(given, word, sys.stdin.readline().rstrip("\r\n"))
     name: str = given.action
     plain = {
         "devices": (),

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import hmac
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 ACCESS_TOKEN = "ACCESS_TOKEN"  # noqa: S105 - the name of a kind, no secret
@@ -45,10 +45,10 @@ class Credentials:
     """How one device may connect. Raises ValueError for what ThingsBoard does not store."""
 
     kind: str
-    token: str = ""
+    token: str = field(default="", repr=False)
     client_id: str = ""
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     certificate: str = ""
     """Base64 text without armour."""
 

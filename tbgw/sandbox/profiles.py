@@ -6,7 +6,7 @@ Pure. A profile that nobody described has none of this, and is only a name.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 DISABLED = "DISABLED"
@@ -33,7 +33,7 @@ class DeviceProfile:
     strategy: str = DISABLED
     """Of provisioning."""
     key: str = ""
-    secret: str = ""
+    secret: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         for one in fields(self):

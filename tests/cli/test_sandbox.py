@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -65,6 +66,9 @@ class SandboxCommandTests(unittest.TestCase):
         self.assertEqual((told["profile"], told["gateway"], told["credentials"]), ("thermo", True, "ACCESS_TOKEN"))
         yield self.tbgw("token", "B", "t2")
         self.assertIsNotNone(self.platform.credentials.find("t2", None, ""))
+        self.patch(sys, "stdin", io.StringIO("t3\n"))
+        yield self.tbgw("token", "B", "-")
+        self.assertIsNotNone(self.platform.credentials.find("t3", None, ""))
         yield self.tbgw("credentials", "B", "--username", "u", "--password", "p")
         self.assertIsNotNone(self.platform.credentials.find("u", b"p", ""))
         pem = Path(self.mktemp())
