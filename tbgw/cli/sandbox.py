@@ -27,7 +27,12 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 _GRACE_SECONDS = 30
 """How much longer than the call itself the answer is waited for."""
 
-_STRATEGIES = ("DISABLED", "ALLOW_CREATE_NEW_DEVICES", "CHECK_PRE_PROVISIONED_DEVICES")
+_STRATEGIES = (
+    "DISABLED",
+    "ALLOW_CREATE_NEW_DEVICES",
+    "CHECK_PRE_PROVISIONED_DEVICES",
+    "X509_CERTIFICATE_CHAIN",
+)
 _KINDS = {"firmware": "fw", "software": "sw"}
 
 
@@ -80,6 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     profile.add_argument("--strategy", choices=_STRATEGIES)
     profile.add_argument("--key")
     profile.add_argument("--secret", help="-: from standard input")
+    profile.add_argument("--certificate", metavar="FILE", help="of the authority, for X509_CERTIFICATE_CHAIN")
+    profile.add_argument("--name-pattern", metavar="REGEX", help="what of a common name is the device's name")
     profile.add_argument("--telemetry-filter")
     profile.add_argument("--attributes-filter")
     profile.add_argument("--shared-attributes-filter")
@@ -211,12 +218,15 @@ def _profile(given: argparse.Namespace) -> dict[str, Any]:
         "strategy",
         "key",
         "secret",
+        "name_pattern",
         "telemetry_filter",
         "attributes_filter",
         "shared_attributes_filter",
         "acknowledge_bad_payloads",
     )
     wanted = {name: getattr(given, name) for name in names}
+    if given.certificate is not None:
+        wanted["certificate"] = Path(given.certificate).read_text()
     return {"profile": {name: value for name, value in wanted.items() if value is not None}}
 
 

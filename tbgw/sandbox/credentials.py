@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 ACCESS_TOKEN = "ACCESS_TOKEN"  # noqa: S105 - the name of a kind, no secret
 MQTT_BASIC = "MQTT_BASIC"
@@ -38,6 +38,15 @@ def certificate_text(pem: str) -> str:
 def certificate_text_of_der(der: bytes) -> str:
     """The same of a certificate that was shown in a handshake."""
     return base64.b64encode(der).decode()
+
+
+class ShownCertificate(NamedTuple):
+    """What a client showed in its handshake, proven as far as it goes: each certificate is signed by the next one."""
+
+    chain: tuple[str, ...]
+    """Base64 texts, the client's own first; empty for one that is not valid now."""
+    common_name: str = ""
+    """Of its own certificate."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 from tbgw.sandbox import credentials as book
 from tbgw.sandbox import ota, profiles
-from tbgw.sandbox.credentials import Credentials, CredentialsBook
+from tbgw.sandbox.credentials import Credentials, CredentialsBook, ShownCertificate
 from tbgw.sandbox.devices import Changes, Device, Push, Series, Session, Snapshot, StoredDevice
 from tbgw.sandbox.holding import Holding, SandboxLimits, latency_figures, long_chars, show
 from tbgw.sandbox.outcomes import FILTER_REFUSED, NO_SUBSCRIPTION_EXISTED, Refusal, refusal
@@ -255,14 +255,15 @@ class Platform(Holding):
         password: bytes | None,
         client_id: str,
         protocol_version: int,
-        certificate: str | None = None,
+        certificate: ShownCertificate | None = None,
+        now_ms: int = 0,
     ) -> tuple[Session, Session | None] | Refusal:
         """
-        The new session and the older one that it takes the place of, or why there is none. `certificate` is the base64
-        text of the one that the client showed; user name and password are not looked at then.
+        The new session and the older one that it takes the place of, or why there is none. With a `certificate` that
+        the client showed, user name and password are not looked at.
         """
         if certificate is not None:
-            device_id = self.credentials.find_certificate(certificate)
+            device_id = self._device_with(certificate, now_ms)
         else:
             device_id = self.credentials.find(username, password, client_id)
         if device_id is None:
@@ -280,6 +281,34 @@ class Platform(Holding):
         self.sessions.add(session)
         self._touch(found)
         return session, older
+
+    def _device_with(self, shown: ShownCertificate, now_ms: int) -> int | None:
+        """
+        The device of a certificate: one that is stored, or one whose profile takes every certificate of an authority,
+        which is created when it is not there (1.1).
+        """
+        for text in shown.chain:
+            held = self.credentials.find_certificate(text)
+            if held is not None:
+                return held
+        for text in shown.chain:
+            for profile in self.profiles.values():
+                if profile.strategy == profiles.CERTIFICATE_CHAIN and profile.certificate == text:
+                    return self._device_by_chain(profile, shown, now_ms)
+        return None
+
+    def _device_by_chain(self, profile: profiles.DeviceProfile, shown: ShownCertificate, now_ms: int) -> int | None:
+        name = profile.name_of(shown.common_name)
+        device = self.devices.get(name) if name is not None else None
+        try:
+            if device is None and name is not None:
+                device = self.create(name, profile.name, now_ms)
+            if device is None or device.profile != profile.name:
+                return None
+            self.set_credentials(device, Credentials(book.X509_CERTIFICATE, certificate=shown.chain[0]))
+        except (NotCreated, ValueError):
+            return None
+        return device.id
 
     def disconnect(self, session: Session) -> None:
         """The session is over, with all its children. Doing so again changes nothing."""
