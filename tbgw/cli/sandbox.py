@@ -3,7 +3,8 @@
 
 It speaks to the sandbox's page over HTTP, on this machine only, and has to run as the user that runs the gateway, or as
 root. What comes back is printed as JSON; the exit status is 1 when the sandbox refused, with its reason on standard
-error.
+error. A secret on the command line can be seen by everybody on the machine: where one is wanted, `-` reads it from
+standard input.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 _GRACE_SECONDS = 30
 """How much longer than the call itself the answer is waited for."""
 
-_STRATEGIES = ("DISABLED", "ALLOW_CREATE_NEW_DEVICES", "CHECK_PRE_PROVISIONED_DEVICES")
+_STRATEGIES = (
+    "DISABLED",
+    "ALLOW_CREATE_NEW_DEVICES",
+    "CHECK_PRE_PROVISIONED_DEVICES",
+    "X509_CERTIFICATE_CHAIN",
+)
 _KINDS = {"firmware": "fw", "software": "sw"}
 
 
@@ -51,14 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--profile", default="default")
     create.add_argument("--gateway", action="store_true")
     create.add_argument("--overwrite-activity-time", action="store_true", help="its pings keep its children active")
-    create.add_argument("--token", help="access token with which it connects")
+    create.add_argument("--token", help="access token with which it connects; -: from standard input")
     action("rename", "give a device another name; its gateway is told", "device", "name")
     action("delete", "delete a device with all its values; its gateway is told", "device")
-    action("token", "change a device's access token; who is connected with the old one is cut", "device", "token")
+    token = action("token", "change a device's access token; who is connected with the old one is cut", "device")
+    token.add_argument("token", help="-: from standard input")
     credentials = action("credentials", "MQTT basic credentials or a certificate, in the place of a token", "device")
     credentials.add_argument("--client-id")
     credentials.add_argument("--username")
-    credentials.add_argument("--password")
+    credentials.add_argument("--password", help="-: from standard input")
     credentials.add_argument("--certificate", metavar="FILE", help="PEM file with the device's certificate")
     setting = action("set", "set shared attributes", "device")
     setting.add_argument("values", nargs="+", metavar="KEY=VALUE", help="value: JSON, or else text")
@@ -77,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     profile = action("profile", "set a device profile: its provisioning, its own topics", "name")
     profile.add_argument("--strategy", choices=_STRATEGIES)
     profile.add_argument("--key")
-    profile.add_argument("--secret")
+    profile.add_argument("--secret", help="-: from standard input")
+    profile.add_argument("--certificate", metavar="FILE", help="of the authority, for X509_CERTIFICATE_CHAIN")
+    profile.add_argument("--name-pattern", metavar="REGEX", help="what of a common name is the device's name")
     profile.add_argument("--telemetry-filter")
     profile.add_argument("--attributes-filter")
     profile.add_argument("--shared-attributes-filter")
@@ -151,6 +160,9 @@ def _post(url: str, command: str, members: Mapping[str, Any], seconds: float) ->
 
 def _command(given: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The command and its members. Raises ValueError and OSError for what cannot be one."""
+    for word in ("token", "password", "secret"):
+        if getattr(given, word, None) == "-":
+            setattr(given, word, sys.stdin.readline().rstrip("\r\n"))
     name: str = given.action
     plain = {
         "devices": (),
@@ -206,12 +218,15 @@ def _profile(given: argparse.Namespace) -> dict[str, Any]:
         "strategy",
         "key",
         "secret",
+        "name_pattern",
         "telemetry_filter",
         "attributes_filter",
         "shared_attributes_filter",
         "acknowledge_bad_payloads",
     )
     wanted = {name: getattr(given, name) for name in names}
+    if given.certificate is not None:
+        wanted["certificate"] = Path(given.certificate).read_text()
     return {"profile": {name: value for name, value in wanted.items() if value is not None}}
 
 

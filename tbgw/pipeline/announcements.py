@@ -90,7 +90,8 @@ class Announcements:
             return
         if known:
             self._uplink.publish(topics.DISCONNECT, payloads.disconnect(old)).addErrback(_link_down)
-        self.waiting[new] = None
+        if self._registry.is_present(new):
+            self.waiting[new] = None
 
     def cover(self, names: Iterable[str]) -> bool:
         """Whether all of these are announced; those that are not come first, others wait for commands only."""

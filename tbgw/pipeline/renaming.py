@@ -82,10 +82,10 @@ class Renaming:
     def add(self, old: str, new: str | None, last_seq: int, stored_rows: int) -> bytes:
         """Note a change that holds for the rows up to `last_seq`. The file's new content, for `write`."""
         if not stored_rows:
-            self._changes.clear()
-        else:
-            self._changes.append(Change(old, new, last_seq))
-            del self._changes[:-MAX_CHANGES]
+            # All before was delivered. What was delivered last may come back from the disk after a power cut, though.
+            self._changes = [change for change in self._changes if change.last_seq == last_seq]
+        self._changes.append(Change(old, new, last_seq))
+        del self._changes[:-MAX_CHANGES]
         self._highest = last_seq
         entries = [{"old": change.old, "new": change.new, "lastSeq": change.last_seq} for change in self._changes]
         return json.dumps(entries, indent=1).encode("ascii")

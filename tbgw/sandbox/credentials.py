@@ -11,8 +11,8 @@ import base64
 import hashlib
 import hmac
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 ACCESS_TOKEN = "ACCESS_TOKEN"  # noqa: S105 - the name of a kind, no secret
 MQTT_BASIC = "MQTT_BASIC"
@@ -40,15 +40,24 @@ def certificate_text_of_der(der: bytes) -> str:
     return base64.b64encode(der).decode()
 
 
+class ShownCertificate(NamedTuple):
+    """What a client showed in its handshake, proven as far as it goes: each certificate is signed by the next one."""
+
+    chain: tuple[str, ...]
+    """Base64 texts, the client's own first; empty for one that is not valid now."""
+    common_name: str = ""
+    """Of its own certificate."""
+
+
 @dataclass(frozen=True)
 class Credentials:
     """How one device may connect. Raises ValueError for what ThingsBoard does not store."""
 
     kind: str
-    token: str = ""
+    token: str = field(default="", repr=False)
     client_id: str = ""
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     certificate: str = ""
     """Base64 text without armour."""
 

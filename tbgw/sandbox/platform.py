@@ -8,7 +8,7 @@ What holds between two calls:
   acknowledges anything, and before it sends any of the `pushes`. Ids of devices and series are given out here, so the
   store never has to look one up.
 - Devices, series and the room for long values are bounded; what goes over is refused as ThingsBoard refuses it
-  (devices) or left out and counted (`values_left_out`).
+  (devices) or left out and counted (`values_left_out`); values are kept in `holding`.
 
 What a PUBLISH does is told in `api`, how its outcome is said on the wire in `outcomes`; what an operator does, in
 `control`; calls to devices are in `rpc`.
@@ -19,26 +19,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from tbgw.sandbox import credentials as book
 from tbgw.sandbox import ota, profiles
-from tbgw.sandbox.credentials import Credentials, CredentialsBook
+from tbgw.sandbox.credentials import Credentials, CredentialsBook, ShownCertificate
 from tbgw.sandbox.devices import Changes, Device, Push, Series, Session, Snapshot, StoredDevice
+from tbgw.sandbox.holding import Holding, SandboxLimits, latency_figures, long_chars, show
 from tbgw.sandbox.outcomes import FILTER_REFUSED, NO_SUBSCRIPTION_EXISTED, Refusal, refusal
-from tbgw.sandbox.ratelimits import SESSION_LIMITS, RateLimited, RateLimits
+from tbgw.sandbox.ratelimits import RateLimited, RateLimits
 from tbgw.sandbox.rpc import Calls
-from tbgw.sandbox.values import MAX_KEY_CHARS, Stored, TimedValues, plain, stored_values
+from tbgw.sandbox.values import plain, stored_values
 from tbgw.thingsboard import payloads, topics
 
 __all__ = ["Changes", "Device", "Platform", "Push", "SandboxLimits", "Series", "Session", "Snapshot", "StoredDevice"]
 
 MAX_NAME_CHARS = 255
 """The longest name of a device or profile that ThingsBoard takes."""
-
-LONG_VALUE_CHARS = 256
-"""From this length on a text value counts against `max_long_value_chars`; shorter ones are bounded by their number."""
 
 _HTML_TAG = re.compile(r"<[/!]?[A-Za-z][^<>]*>")
 
@@ -63,31 +60,6 @@ CREDENTIALS_UPDATED = 0x98
 NOTICE_EXPIRES_MS = 24 * 3600 * 1000
 """How long a gateway may be away and still be told that a device was renamed or deleted (3.11)."""
 
-@dataclass(frozen=True)
-class SandboxLimits:
-    """How much the sandbox holds and what it announces."""
-
-    max_devices: int = 10_000
-    """Devices that may exist; more are refused as by a tenant profile's `maxDevices`."""
-    max_series: int = 100_000
-    """Telemetry keys and attributes of all devices together."""
-    max_long_value_chars: int = 32 * 1024 * 1024
-    """Room for latest values of `LONG_VALUE_CHARS` and more, all together."""
-    points_per_series: int = 20_000
-    """Points of history that are kept of each key: 15 minutes at 20 a second."""
-    max_store_bytes: int = 256 * 1024 * 1024
-    """Size that the database file is kept under by keeping less history."""
-    max_connections: int = 100
-    """MQTT connections at one time."""
-    child_inactivity_ms: int = 600_000
-    """A child without data for so long leaves its gateway's session silently (3.10)."""
-    session_limits: Mapping[str, Any] = field(default_factory=lambda: SESSION_LIMITS)
-    """
-    The answer to getSessionLimits, and what is enforced: `rateLimits` on the own traffic of every device,
-    `gatewayRateLimits` on all children of a gateway together. A device that is no gateway is told only the first.
-    """
-
-
 class NotCreated(Exception):  # noqa: N818 - says what is
     """A device cannot be created under this name or profile."""
 
@@ -100,7 +72,7 @@ class CreationLimited(RateLimited):
     """A rate limit is met where a child would have been created or found."""
 
 
-class Platform:
+class Platform(Holding):
     """The devices and sessions of one sandbox. `steady_ms` is a clock that is never set."""
 
     Refused = NotCreated
@@ -111,10 +83,8 @@ class Platform:
         snapshot: Snapshot | None = None,
         steady_ms: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.limits = limits
+        super().__init__(limits)
         self.devices: dict[str, Device] = {}
-        self.values_left_out = 0
-        """Values that were not kept for want of room."""
         self.sessions: set[Session] = set()
         self.credentials = CredentialsBook()
         self.profiles: dict[str, profiles.DeviceProfile] = {}
@@ -130,12 +100,8 @@ class Platform:
         self.calls = Calls(
             steady_ms, self.pushes.append, lambda session, code: self.closes.append((session, code)), self._reported
         )
-        self._changes = Changes()
         self._by_id: dict[int, Device] = {}
         self._next_device_id = 1
-        self._next_series_id = 1
-        self._series_count = 0
-        self._long_chars = 0
         if snapshot is not None:
             self._load(snapshot)
 
@@ -148,10 +114,10 @@ class Platform:
             self._make_room(series, value)
         for device_id, key, ts_ms, value in snapshot.attributes:
             by_id[device_id].attributes[key] = (ts_ms, value)
-            self._long_chars += _long_chars(value)
+            self._long_chars += long_chars(value)
         for device_id, key, ts_ms, value in snapshot.shared:
             by_id[device_id].shared[key] = (ts_ms, value)
-            self._long_chars += _long_chars(value)
+            self._long_chars += long_chars(value)
         self._next_device_id = max(by_id, default=0) + 1
         self._next_series_id = max((row[0] for row in snapshot.series), default=0) + 1
         self._series_count = len(snapshot.series) + len(snapshot.attributes) + len(snapshot.shared)
@@ -250,7 +216,7 @@ class Platform:
         for series in device.telemetry.values():
             self._long_chars -= series.long_chars
         for held in (device.attributes, device.shared):
-            self._long_chars -= sum(_long_chars(value) for _, value in held.values())
+            self._long_chars -= sum(long_chars(value) for _, value in held.values())
         self._series_count -= len(device.telemetry) + len(device.attributes) + len(device.shared)
         del self.devices[device.name], self._by_id[device.id]
         self._changes.devices.pop(device.id, None)
@@ -268,15 +234,6 @@ class Platform:
                 gateway, method, params, two_way=False, persistent=True, retries=3, expires_in_ms=NOTICE_EXPIRES_MS
             )
 
-    def mark(self, device: Device, **more: Any) -> None:
-        """Keep something that is rarely there (`Device.more`); None forgets it."""
-        device.more = {key: value for key, value in {**device.more, **more}.items() if value is not None}
-        self._touch(device)
-
-    def keep(self, name: str, content: bytes | None) -> None:
-        """Keep a setting; None forgets it."""
-        self._changes.kept[name] = content
-
     def set_profile(self, profile: profiles.DeviceProfile) -> None:
         """What the device profile of this name is from now on."""
         self.profiles[profile.name] = profile
@@ -290,11 +247,6 @@ class Platform:
         """The device, if it still is."""
         return self._by_id.get(device_id)
 
-    def _touch(self, device: Device) -> None:
-        device.shown = None
-        if not device.deleted:
-            self._changes.devices[device.id] = device
-
     # Sessions
 
     def connect(
@@ -303,14 +255,15 @@ class Platform:
         password: bytes | None,
         client_id: str,
         protocol_version: int,
-        certificate: str | None = None,
+        certificate: ShownCertificate | None = None,
+        now_ms: int = 0,
     ) -> tuple[Session, Session | None] | Refusal:
         """
-        The new session and the older one that it takes the place of, or why there is none. `certificate` is the base64
-        text of the one that the client showed; user name and password are not looked at then.
+        The new session and the older one that it takes the place of, or why there is none. With a `certificate` that
+        the client showed, user name and password are not looked at.
         """
         if certificate is not None:
-            device_id = self.credentials.find_certificate(certificate)
+            device_id = self._device_with(certificate, now_ms)
         else:
             device_id = self.credentials.find(username, password, client_id)
         if device_id is None:
@@ -328,6 +281,34 @@ class Platform:
         self.sessions.add(session)
         self._touch(found)
         return session, older
+
+    def _device_with(self, shown: ShownCertificate, now_ms: int) -> int | None:
+        """
+        The device of a certificate: one that is stored, or one whose profile takes every certificate of an authority,
+        which is created when it is not there (1.1).
+        """
+        for text in shown.chain:
+            held = self.credentials.find_certificate(text)
+            if held is not None:
+                return held
+        for text in shown.chain:
+            for profile in self.profiles.values():
+                if profile.strategy == profiles.CERTIFICATE_CHAIN and profile.certificate == text:
+                    return self._device_by_chain(profile, shown, now_ms)
+        return None
+
+    def _device_by_chain(self, profile: profiles.DeviceProfile, shown: ShownCertificate, now_ms: int) -> int | None:
+        name = profile.name_of(shown.common_name)
+        device = self.devices.get(name) if name is not None else None
+        try:
+            if device is None and name is not None:
+                device = self.create(name, profile.name, now_ms)
+            if device is None or device.profile != profile.name:
+                return None
+            self.set_credentials(device, Credentials(book.X509_CERTIFICATE, certificate=shown.chain[0]))
+        except (NotCreated, ValueError):
+            return None
+        return device.id
 
     def disconnect(self, session: Session) -> None:
         """The session is over, with all its children. Doing so again changes nothing."""
@@ -470,11 +451,6 @@ class Platform:
                     earliest = due_ms
         return earliest
 
-    def active(self, device: Device, now_ms: int) -> None:
-        """The device said something."""
-        device.last_activity_ms = device.child_activity_ms = now_ms
-        self._touch(device)
-
     def gateway_active(self, session: Session, now_ms: int) -> None:
         """The gateway said something; with `overwriteActivityTime` all its children did (3.10)."""
         if session.device.more.get("overwriteActivityTime"):
@@ -485,83 +461,13 @@ class Platform:
         """What the metadata of gateways' telemetry said since the last time, as telemetry of the gateways (3.4)."""
         for session in self.sessions:
             if session.latencies:
-                figures = {connector: _latency_figures(pairs) for connector, pairs in session.latencies.items()}
+                figures = {connector: latency_figures(pairs) for connector, pairs in session.latencies.items()}
                 session.latencies = {}
                 self.record_telemetry(
                     session.device, [(now_ms, stored_values({"gatewayMetrics": figures}))], now_ms
                 )
 
-    # Values
-
-    def record_telemetry(self, device: Device, elements: Iterable[TimedValues], now_ms: int) -> None:
-        """Keep these points. A point older than the latest one goes to the history only."""
-        if device.deleted:
-            return
-        telemetry = device.telemetry
-        points = self._changes.points
-        for ts_ms, values in elements:
-            for key, value in values:
-                series = telemetry.get(key)
-                if series is None:
-                    series = self._new_series(device, key, ts_ms, value)
-                    if series is None:
-                        continue
-                if ts_ms >= series.ts_ms:
-                    if (
-                        series.long_chars
-                        or ((type(value) is str or type(value) is bytes) and len(value) >= LONG_VALUE_CHARS)
-                    ) and not self._make_room(series, value):
-                        continue
-                    series.ts_ms = ts_ms
-                    series.value = value
-                points.append((series.id, ts_ms, value))
-        self.active(device, now_ms)
-
-    def _new_series(self, device: Device, key: str, ts_ms: int, value: Stored) -> Series | None:
-        if self._series_count >= self.limits.max_series or len(key) > MAX_KEY_CHARS:
-            self.values_left_out += 1
-            return None
-        series = Series(self._next_series_id, ts_ms, value)
-        if not self._make_room(series, value):
-            return None
-        self._next_series_id += 1
-        self._series_count += 1
-        device.telemetry[key] = series
-        self._changes.series.append((series.id, device.id, key))
-        return series
-
-    def _make_room(self, series: Series, value: Stored) -> bool:
-        chars = _long_chars(value)
-        if self._long_chars + chars - series.long_chars > self.limits.max_long_value_chars:
-            self.values_left_out += 1
-            return False
-        self._long_chars += chars - series.long_chars
-        series.long_chars = chars
-        return True
-
-    def record_attributes(self, device: Device, values: Iterable[tuple[str, Stored]], now_ms: int) -> None:
-        """Keep these client attributes."""
-        if device.deleted:
-            return
-        for key, value in values:
-            if self._keep_attribute(device.attributes, key, now_ms, value):
-                self._changes.attributes[device.id, key] = (now_ms, value)
-        self.active(device, now_ms)
-
-    def _keep_attribute(self, held: dict[str, tuple[int, Stored]], key: str, now_ms: int, value: Stored) -> bool:
-        old = held.get(key)
-        grown = _long_chars(value) - (_long_chars(old[1]) if old else 0)
-        if (
-            (old is None and self._series_count >= self.limits.max_series)
-            or len(key) > MAX_KEY_CHARS
-            or self._long_chars + grown > self.limits.max_long_value_chars
-        ):
-            self.values_left_out += 1
-            return False
-        self._series_count += old is None
-        self._long_chars += grown
-        held[key] = (now_ms, value)
-        return True
+    # Shared attributes
 
     def set_shared(self, device: Device, values: Mapping[str, Any], now_ms: int) -> None:
         """Set shared attributes; who is subscribed is told, in one message. Raises BadPayload for what is no value."""
@@ -581,7 +487,7 @@ class Platform:
             old = device.shared.pop(key, None)
             if old is not None:
                 self._series_count -= 1
-                self._long_chars -= _long_chars(old[1])
+                self._long_chars -= long_chars(old[1])
                 self._changes.shared[device.id, key] = None
                 gone.append(key)
         self._touch(device)
@@ -602,63 +508,15 @@ class Platform:
 
     # For those who look on
 
-    @property
-    def changed(self) -> bool:
-        """Whether `take_changes` would give anything."""
-        return bool(self._changes)
-
-    @property
-    def waiting_points(self) -> int:
-        """How many points wait to be written down."""
-        return len(self._changes.points)
-
-    def take_changes(self) -> Changes:
-        """Everything since the last call; it is the caller's now."""
-        changes, self._changes = self._changes, Changes()
-        return changes
-
     def shown(self) -> list[dict[str, Any]]:
         """Every device as `ISandboxView.devices` wants it; the entries are shared and not to be changed."""
         gateways: list[dict[str, Any]] = []
         others: list[dict[str, Any]] = []
         for device in self.devices.values():
-            (gateways if device.gateway else others).append(device.shown or _show(device))
+            (gateways if device.gateway else others).append(device.shown or show(device))
         return gateways + others
 
 
 def _check_name(name: str) -> None:
     if not name.strip() or len(name) > MAX_NAME_CHARS or "\0" in name or _HTML_TAG.search(name):
         raise NotCreated(name)
-
-
-def _long_chars(value: Stored) -> int:
-    if isinstance(value, str | bytes) and len(value) >= LONG_VALUE_CHARS:
-        return len(value)
-    return 0
-
-
-def _latency_figures(pairs: list[tuple[int, int]]) -> dict[str, int]:
-    figures: dict[str, int] = {}
-    for name, values in zip(("GwLatency", "TransportLatency"), zip(*pairs, strict=True), strict=True):
-        figures |= {f"avg{name}": sum(values) // len(values), f"min{name}": min(values), f"max{name}": max(values)}
-    return figures
-
-
-def _entries(held: Mapping[str, tuple[int, Stored]]) -> dict[str, dict[str, Any]]:
-    return {key: {"ts": ts_ms, "value": plain(value)} for key, (ts_ms, value) in held.items()}
-
-
-def _show(device: Device) -> dict[str, Any]:
-    device.shown = {
-        "name": device.name,
-        "profile": device.profile,
-        "gateway": device.gateway,
-        "connected": device.session is not None or device.child_of is not None,
-        "telemetry": {
-            key: {"ts": series.ts_ms, "value": plain(series.value)} for key, series in device.telemetry.items()
-        },
-        "attributes": _entries(device.attributes),
-        "shared": _entries(device.shared),
-        "lastActivity": device.last_activity_ms,
-    }
-    return device.shown

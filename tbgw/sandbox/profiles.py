@@ -6,15 +6,20 @@ Pure. A profile that nobody described has none of this, and is only a name.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from tbgw.sandbox.credentials import certificate_text
 
 DISABLED = "DISABLED"
 ALLOW_CREATE = "ALLOW_CREATE_NEW_DEVICES"
 CHECK_PRE_PROVISIONED = "CHECK_PRE_PROVISIONED_DEVICES"
-STRATEGIES = (DISABLED, ALLOW_CREATE, CHECK_PRE_PROVISIONED)
+CERTIFICATE_CHAIN = "X509_CERTIFICATE_CHAIN"
+STRATEGIES = (DISABLED, ALLOW_CREATE, CHECK_PRE_PROVISIONED, CERTIFICATE_CHAIN)
 
 MAX_TEXT_CHARS = 255
+MAX_CERTIFICATE_CHARS = 16_384
 
 
 @dataclass(frozen=True)
@@ -33,25 +38,44 @@ class DeviceProfile:
     strategy: str = DISABLED
     """Of provisioning."""
     key: str = ""
-    secret: str = ""
+    secret: str = field(default="", repr=False)
+    certificate: str = ""
+    """Of the authority whose certificates are taken, with the strategy `CERTIFICATE_CHAIN`; PEM, or its base64 text."""
+    name_pattern: str = "(.*)"
+    """Regular expression that matches the whole common name; its first group, or else all of it, names the device."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
             if not isinstance(value, bool if one.name == "acknowledge_bad_payloads" else str):
                 raise ValueError(f"{one.name} is {'true or false' if isinstance(one.default, bool) else 'text'}")
-            if isinstance(value, str) and len(value) > MAX_TEXT_CHARS:
-                raise ValueError(f"{one.name} has {MAX_TEXT_CHARS} characters at most")
+            most = MAX_CERTIFICATE_CHARS if one.name == "certificate" else MAX_TEXT_CHARS
+            if isinstance(value, str) and len(value) > most:
+                raise ValueError(f"{one.name} has {most} characters at most")
         if not self.name.strip():
             raise ValueError("a profile has a name")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy is one of {', '.join(STRATEGIES)}")
-        if self.strategy != DISABLED and not (self.key and self.secret):
+        if self.strategy == CERTIFICATE_CHAIN:
+            if not self.certificate:
+                raise ValueError("the strategy needs the authority's certificate")
+        elif self.strategy != DISABLED and not (self.key and self.secret):
             raise ValueError("provisioning needs a key and a secret")
+        try:
+            re.compile(self.name_pattern)
+        except re.error as error:
+            raise ValueError(f"name_pattern: {error}") from None
         for topic_filter in (self.telemetry_filter, self.attributes_filter, self.shared_attributes_filter):
             levels = topic_filter.split("/")
             if any(("#" in level or "+" in level) and len(level) > 1 for level in levels) or "#" in levels[:-1]:
                 raise ValueError(f"{topic_filter!r} is no topic filter")
+
+    def name_of(self, common_name: str) -> str | None:
+        """The device that a certificate's common name stands for; None for no device of this profile."""
+        match = re.fullmatch(self.name_pattern, common_name)
+        if match is None:
+            return None
+        return match[1] if match.re.groups else match[0]
 
 
 def topic_matches(topic_filter: str, topic: str) -> bool:
@@ -75,4 +99,6 @@ def from_json(value: Any) -> DeviceProfile:
     names = {one.name for one in fields(DeviceProfile)}
     if not isinstance(value, dict) or not set(value) <= names or "name" not in value:
         raise ValueError(f"a profile has a name and some of {', '.join(sorted(names))}")
+    if isinstance(value.get("certificate"), str):
+        value = {**value, "certificate": certificate_text(value["certificate"])}
     return DeviceProfile(**value)

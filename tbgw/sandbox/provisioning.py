@@ -11,7 +11,7 @@ from tbgw.sandbox import credentials as kinds
 from tbgw.sandbox import values
 from tbgw.sandbox.credentials import Credentials, certificate_text
 from tbgw.sandbox.outcomes import Verdict
-from tbgw.sandbox.profiles import CHECK_PRE_PROVISIONED, DISABLED, DeviceProfile
+from tbgw.sandbox.profiles import ALLOW_CREATE, CHECK_PRE_PROVISIONED, DeviceProfile
 from tbgw.sandbox.token import make_token
 from tbgw.sandbox.values import BadPayload, ConversionFault
 from tbgw.thingsboard import payloads
@@ -119,7 +119,7 @@ def _profile_of(platform: Platform, key: str, secret: str) -> DeviceProfile | No
     for profile in platform.profiles.values():  # all of them, so that the time tells nothing
         right = hmac.compare_digest(profile.key.encode(), key.encode("utf-8", "replace"))
         right &= hmac.compare_digest(profile.secret.encode(), secret.encode("utf-8", "replace"))
-        if right and profile.strategy != DISABLED and profile.key:
+        if right and profile.strategy in (ALLOW_CREATE, CHECK_PRE_PROVISIONED):
             found = profile
     return found
 

@@ -143,6 +143,8 @@ class Calls:
         self._pending: dict[Call, None] = {}
         self._remembered: dict[str, Call] = {}
         self._unanswered: list[tuple[int, Push]] = []
+        self.changed = False
+        """Whether `next_due_ms` may be another one than when somebody last looked, who then sets this to False."""
 
     @property
     def pending(self) -> int:
@@ -185,6 +187,7 @@ class Calls:
                 del self._remembered[next(iter(self._remembered))]
             self._remembered[call.id] = call
         self._pending[call] = None
+        self.changed = True
         device.calls[call.number] = call
         if persistent:
             self._answer(call, Answer(200, json.dumps({"rpcId": call.id})))
@@ -241,10 +244,12 @@ class Calls:
     def nobody_answers(self, push: Push) -> None:
         """A call of the device that no rule chain answers: `push` is the time-out, for later."""
         if len(self._unanswered) < MAX_PENDING:
+            self.changed = True
             self._unanswered.append((self._steady_ms() + CLIENT_RPC_TIMEOUT_MS, push))
 
     def expire(self) -> int | None:
         """End what is overdue; answers when to look again (steady ms), or None."""
+        self.changed = True
         now = self._steady_ms()
         for call in [call for call in self._pending if call.due_ms <= now]:
             self._expired(call)
@@ -341,6 +346,7 @@ class Calls:
             return
         now = self._steady_ms()
         call.sent, call.unsent, call.sent_to = True, False, session
+        self.changed = True
         follows = own is not None and qos > 0
         call.ack_due_ms = now + PUBACK_TIMEOUT_MS if follows else None
         call.wait_due_ms = None

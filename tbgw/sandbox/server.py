@@ -36,6 +36,7 @@ from tbgw.mqtt import (
     Unsubscribe,
 )
 from tbgw.sandbox import api, provisioning
+from tbgw.sandbox.credentials import ShownCertificate
 from tbgw.sandbox.devices import Push, Session
 from tbgw.sandbox.internal_events import (
     ClientAccepted,
@@ -234,7 +235,9 @@ class Endpoint:
             accepted = refusal(connect.username, connect.password, connect.client_id)
         else:
             shown = _certificate_of(protocol, self._now_ms())
-            accepted = self._platform.connect(connect.username, connect.password, connect.client_id, version, shown)
+            accepted = self._platform.connect(
+                connect.username, connect.password, connect.client_id, version, shown, self._now_ms()
+            )
         if isinstance(accepted, Refusal):
             why = "rate limit" if accepted is Refusal.RATE_EXCEEDED else "credentials"
             self._events.emit(ClientRefused(peer=peer, why=why))
@@ -416,7 +419,8 @@ class Endpoint:
         """One timer each for children that fall silent, calls that wait too long, and figures that are due."""
         if self._metrics is None and any(session.latencies for session in platform.sessions):
             self._metrics = self._clock.callLater(METRICS_SECONDS, self._report_metrics)
-        due_ms = platform.calls.next_due_ms
+        due_ms = platform.calls.next_due_ms if platform.calls.changed or self._calls_due is None else None
+        platform.calls.changed = False
         if due_ms is not None:
             seconds = max(0.001, due_ms / 1000 - self._clock.seconds())
             if self._calls_due is None or not self._calls_due.active():
@@ -512,7 +516,7 @@ class Endpoint:
         self._turn_end = self._expiry = self._calls_due = self._metrics = None
 
 
-def _certificate_of(protocol: MQTTServerProtocol, now_ms: int) -> str | None:
+def _certificate_of(protocol: MQTTServerProtocol, now_ms: int) -> ShownCertificate | None:
     """The certificate that the client showed, if the transport is TLS and it did."""
     if not hasattr(protocol.transport, "getPeerCertificate"):
         return None

@@ -114,6 +114,10 @@ def disconnect(device: str) -> bytes:
     return encode({"device": device})
 
 
+_OF_ONE_DEVICE = frozenset({topics.CONNECT, topics.DISCONNECT, topics.RPC, topics.ATTRIBUTES_REQUEST})
+"""Topics whose payload names its device as `device`; on all others devices are the keys."""
+
+
 def renamed(topic: str, payload: bytes, names: Mapping[str, str]) -> bytes:
     """
     A gateway payload in which the devices that `names` names have their new names. What it says of two devices that
@@ -122,7 +126,7 @@ def renamed(topic: str, payload: bytes, names: Mapping[str, str]) -> bytes:
     root = decode(payload)
     if not isinstance(root, dict):
         raise ValueError("not a JSON object")
-    if topic in (topics.CONNECT, topics.DISCONNECT, topics.RPC):
+    if topic in _OF_ONE_DEVICE:
         device = root.get("device")
         return encode({**root, "device": names.get(device, device) if isinstance(device, str) else device})
     joined: dict[str, Any] = {}
@@ -146,7 +150,7 @@ def separated(topic: str, payload: bytes, names: frozenset[str]) -> tuple[bytes,
     root = decode(payload)
     if not isinstance(root, dict):
         raise ValueError("not a JSON object")
-    if topic in (topics.CONNECT, topics.DISCONNECT, topics.RPC):
+    if topic in _OF_ONE_DEVICE:
         device = root.get("device")
         return (b"", {device: Part(payload, (device,), 0)}) if device in names else (payload, {})
     count = _points if topic == topics.TELEMETRY else len

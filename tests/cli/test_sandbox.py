@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.sandbox.service import Sandbox
 from tbgw.web.site import WebSite
-from tests.test_tls import issue
+from tests.test_tls import authority, issue
 
 
 class SandboxCommandTests(unittest.TestCase):
@@ -65,6 +66,9 @@ class SandboxCommandTests(unittest.TestCase):
         self.assertEqual((told["profile"], told["gateway"], told["credentials"]), ("thermo", True, "ACCESS_TOKEN"))
         yield self.tbgw("token", "B", "t2")
         self.assertIsNotNone(self.platform.credentials.find("t2", None, ""))
+        self.patch(sys, "stdin", io.StringIO("t3\n"))
+        yield self.tbgw("token", "B", "-")
+        self.assertIsNotNone(self.platform.credentials.find("t3", None, ""))
         yield self.tbgw("credentials", "B", "--username", "u", "--password", "p")
         self.assertIsNotNone(self.platform.credentials.find("u", b"p", ""))
         pem = Path(self.mktemp())
@@ -111,6 +115,11 @@ class SandboxCommandTests(unittest.TestCase):
         yield self.tbgw("profile", "p", "--strategy", "ALLOW_CREATE_NEW_DEVICES", "--key", "k", "--secret", "s")
         profiles = yield self.tbgw("profiles")
         self.assertEqual(profiles["profiles"][0]["strategy"], "ALLOW_CREATE_NEW_DEVICES")
+        pem = Path(self.mktemp())
+        pem.write_bytes(authority("meters").pem)
+        chain = ("--strategy", "X509_CERTIFICATE_CHAIN", "--certificate", str(pem), "--name-pattern", "(.*)")
+        yield self.tbgw("profile", "q", *chain)
+        self.assertTrue(self.platform.profiles["q"].certificate)
         limits = yield self.tbgw("limits", "maxInflightMessages=5", "gatewayRateLimits.messages=10:1,300:60")
         self.assertEqual((limits["maxInflightMessages"], limits["gatewayRateLimits"]["messages"]), (5, "10:1,300:60"))
         self.assertEqual((yield self.tbgw("limits")), limits)

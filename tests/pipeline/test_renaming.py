@@ -127,6 +127,12 @@ class RenamingTests(SynchronousTestCase):
             self.assertIn("not usable", Renaming(self.path).load(1, 1), content)
         self.assertEqual(Renaming(Path("/nowhere/x")).load(1, 1), "")
 
+    def test_forgotten(self) -> None:
+        """With an empty store only what may come back after a power cut is still remembered."""
+        self.renaming.add("A", "B", 5, 1)
+        self.renaming.add("C", "D", 9, 0)
+        self.assertEqual((self.renaming.name("A", 5), self.renaming.name("C", 9)), ("A", "D"))
+
     def test_bounded(self) -> None:
         """The list of changes does not grow for ever."""
         for number in range(MAX_CHANGES + 5):
@@ -424,6 +430,21 @@ class NoticeTests(NoticeCase):
         self.downlink.message_received(topics.RPC, b'{"device":"New","data":{"id":1,"method":"m","params":5}}')
         self.assertEqual(self.connector.calls[-1], ("B", "m", 5))
         self.settle()
+
+    def test_renamed_while_it_is_away(self) -> None:
+        """A device that went away is not announced because it was renamed; its next word announces it."""
+        self.uplink.up()
+        self.say("A")
+        self.settle()
+        self.ingest.disconnected(self.devices["A"])
+        self.settle()
+        self.uplink.sent.clear()
+        self.notices.renamed("A", "New")
+        self.settle()
+        self.assertEqual(self.names(self.uplink.sent), [])
+        self.say("A")
+        self.settle()
+        self.assertEqual(self.names(self.uplink.sent)[0], (topics.CONNECT, ["New"]))
 
     def test_renamed_back(self) -> None:
         """Back to its own name, the device is as if nothing had been; the file says so."""

@@ -242,6 +242,15 @@ class CredentialsTests(OperatedTests):
             self.assertEqual(self.refused(5, **fields), five)
             self.assertEqual(self.refused(4, **fields), four)
 
+    def test_secrets_are_not_shown(self):
+        """P-11: no repr has a secret."""
+        shown = [
+            Credentials("ACCESS_TOKEN", token="canary"),
+            Credentials(MQTT_BASIC, username="u", password="canary"),
+            DeviceProfile("p", strategy=ALLOW_CREATE, key="k", secret="canary"),
+        ]
+        self.assertNotIn("canary", repr(shown))
+
     def test_stored_credentials(self):
         """Basic credentials need a client id or a user name, and a password a user name."""
         for fields in (

@@ -16,9 +16,10 @@ from tbgw.errors import ConfigurationError
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.sandbox.credentials import X509_CERTIFICATE, Credentials, certificate_text
+from tbgw.sandbox.profiles import from_json
 from tbgw.sandbox.service import Sandbox
 from tbgw.tls import ServerTLS
-from tests.test_tls import issue
+from tests.test_tls import authority, issue
 
 
 class TLSTests(unittest.TestCase):
@@ -47,12 +48,12 @@ class TLSTests(unittest.TestCase):
     def write(self, name, content):
         (self.folder / name).write_bytes(content)
 
-    def come(self, username=None, identity=None):
-        """The reason code of the CONNACK, in a thread of its own."""
+    def come(self, username=None, identity=None, chain=b""):
+        """The reason code of the CONNACK, or -1 for a handshake that failed; in a thread of its own."""
         context = ssl.create_default_context(cafile=str(self.folder / "server.pem"))
         context.check_hostname = False
         if identity is not None:
-            self.write("client.pem", identity.pem)
+            self.write("client.pem", identity.pem + chain)
             self.write("client.key", identity.key_pem())
             context.load_cert_chain(self.folder / "client.pem", self.folder / "client.key")
 
@@ -68,13 +69,14 @@ class TLSTests(unittest.TestCase):
             if username is not None:
                 client.username_pw_set(username)
             client.on_connect = connected
+            client.on_disconnect = lambda *_: codes.append(-1)  # nobody let it in
             client.connect("127.0.0.1", self.sandbox.tls_port or 0)
             client.loop_start()
             deadline = time.monotonic() + 10
             while not codes and time.monotonic() < deadline:
                 time.sleep(0.01)  # in the client's own thread, which has no reactor
             client.loop_stop()
-            return codes
+            return codes[:1]
 
         return threads.deferToThread(session)
 
@@ -101,6 +103,34 @@ class TLSTests(unittest.TestCase):
         held = Credentials(X509_CERTIFICATE, certificate=certificate_text(old.pem.decode()))
         self.sandbox.control.create("Meter 7", credentials=held)
         self.assertEqual((yield self.come(None, old)), [0x87])
+
+    @inlineCallbacks
+    def test_chain(self):
+        """A profile takes every certificate of its authority; the common name says what device it is."""
+        root = authority("meters")
+        profile = {
+            "name": "meters",
+            "strategy": "X509_CERTIFICATE_CHAIN",
+            "certificate": root.pem.decode(),
+            "name_pattern": r"(.*)\.meters",
+        }
+        self.sandbox.control.set_profile(from_json(profile))
+        for _ in range(2):
+            self.assertEqual((yield self.come(None, issue("Meter 7.meters", root), root.pem)), [0])
+        device = self.sandbox.control.device_as_json("Meter 7")
+        self.assertEqual((device["profile"], device["credentials"]), ("meters", "X509_CERTIFICATE"))
+        for identity, chain in (
+            (issue("Meter 8.pumps", root), root.pem),
+            (issue("Meter 8.meters", root), b""),
+            (issue("Gateway.meters", root), root.pem),
+            (issue("Meter 8.meters", authority("others")), root.pem),
+            (issue("Meter 8.meters"), root.pem),
+        ):
+            self.assertEqual((yield self.come(None, identity, chain)), [0x87])
+        honest = issue("Meter 7.meters", root)
+        forged = issue("Meter 8.meters", honest)
+        self.assertEqual((yield self.come(None, forged, honest.pem + root.pem)), [-1])
+        self.assertEqual(len(self.sandbox.view.devices()), 2)
 
     def test_unusable_files(self):
         """What is no certificate stops the start."""

@@ -158,6 +158,9 @@ class CommandAccessTests(SiteTests):
         first.send(head.encode() + body[:100])
         self.assertEqual(Answer(second.send(head.encode() + body)).code, 413)
         self.assertEqual(Answer(first.send(body[100:])).code, 200)
+        third = Connection(self.factory)
+        third.send(head.encode() + body[:100])
+        third.lose()  # in the middle of it
         self.assertEqual(Answer(Connection(self.factory).send(head.encode() + body)).code, 200)
 
     def test_nobody_to_command(self):
