@@ -129,8 +129,8 @@ def main() -> None:
     use_monotonic_clock(reactor)
     gateway = Gateway(load(options.etc, options.data, os.environ), reactor)
     devices = options.devices if options.first >= 0 else ""
-    connectors: list[Any] = gateway.connectors
-    connectors.append(Load(gateway, devices, options.first, options.early, options.padding))
+    connectors: dict[str, Any] = gateway._connectors
+    connectors["Load"] = Load(gateway, devices, options.first, options.early, options.padding)
     reactor.addSystemEventTrigger("before", "shutdown", gateway.stopService)
     gateway.startService()
     if not devices:
