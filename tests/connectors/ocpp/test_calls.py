@@ -50,7 +50,11 @@ class PasswordTests(SynchronousTestCase):
         config = make_config(self)
         self.hashing = HashAtOnce()
         keeper = Doorkeeper("c", config, self.ledger, self.hashing, self.lines.events, clock)
-        self.calls = Calls(cast(Any, FakeReports()), keeper, self.hashing, lambda station: "id")
+        self.reports = FakeReports()
+        self.proven = True
+        self.calls = Calls(
+            cast(Any, self.reports), keeper, self.hashing, lambda station: "id", lambda station: self.proven
+        )
         self.station = FakeStation(config.charge_points[0])
 
     def write(self, job: Any) -> Deferred[None]:
@@ -119,6 +123,29 @@ class PasswordTests(SynchronousTestCase):
         password = self.ledger.entry("id").password
         assert password is not None
         self.assertTrue(password.matches(b"a password of 2.x"))
+
+    def test_unproven(self):
+        """Nothing is sent to one whose certificate may be another charge point's, a password least of all."""
+        self.proven = False
+        for action, payload in (("ChangeConfiguration", CHANGE), ("Reset", {"type": "Soft"})):
+            error = self.failureResultOf(self.call(action, payload), CommandFailed).value
+            self.assertEqual(error.answer["type"], "NotAccepted")
+        self.assertEqual((self.station.calls, self.writes), ([], []))
+
+    def test_told_upward(self):
+        """Time-outs, also of a password, and what GetConfiguration found; nothing else."""
+        keys = [{"key": "HeartbeatInterval", "readonly": False, "value": "300"}]
+        for reply, action, payload in (
+            ({"configurationKey": keys}, "GetConfiguration", {}),
+            ({"status": "Accepted"}, "Reset", {"type": "Soft"}),
+            (CallTimedOut("x"), "Reset", {"type": "Soft"}),
+            (CallTimedOut("x"), "ChangeConfiguration", CHANGE),
+            (StationGone("x"), "Reset", {"type": "Soft"}),
+        ):
+            self.station.reply = answering(reply)
+            self.call(action, payload).addErrback(lambda failure: failure.trap(CommandFailed))
+        self.assertEqual(self.reports.configurations, [("CP_1", keys)])
+        self.assertEqual(self.reports.timed_out, ["CP_1", "CP_1"])
 
     def test_others(self):
         """Other keys are no passwords; one that is no hexadecimal key is refused unsent."""

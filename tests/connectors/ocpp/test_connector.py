@@ -176,6 +176,24 @@ class StationTests(ConnectorCase):
         wire.tell(3, number, {"status": "Accepted"})
         self.assertEqual(self.successResultOf(command), {"result": {"status": "Accepted"}})
 
+    def test_what_the_connection_says(self):
+        """The profile that it came with, Calls without an answer and, if wanted, its configuration become values."""
+        connector = self.start(mapping={"configuration": True}, security=[{"type": "token", "tokens": ["t"]}])
+        wire = self.dial(headers={"Authorization": "t"})
+        wire.tell(2, "1", "BootNotification", BOOT)
+        self.reactor.advance(0)
+        wire.messages()
+        asked = connector.command("CP_1", "getConfig", {"key": "HeartbeatInterval"})
+        keys = [{"key": "HeartbeatInterval", "readonly": False, "value": "300"}]
+        wire.tell(3, wire.messages()[0][1], {"configurationKey": keys})
+        self.successResultOf(asked)
+        unanswered = connector.command("CP_1", "reset", None)
+        self.reactor.advance(31)
+        self.failureResultOf(unanswered, CommandFailed)
+        self.assertEqual(self.ingest.attributes()["securityProfile"], 1)
+        self.assertEqual(self.ingest.attributes()["config_HeartbeatInterval"], 300)
+        self.assertEqual(self.ingest.values()["callTimeouts"], 1)
+
     def test_status(self):
         """How many are connected, and what they speak; no secret."""
         connector = self.start(security=[{"type": "token", "tokens": ["canary"]}])
