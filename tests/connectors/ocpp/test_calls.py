@@ -13,7 +13,7 @@ from tbgw.connectors.ocpp.calls import Calls, new_password
 from tbgw.connectors.ocpp.ledger import Ledger
 from tbgw.connectors.ocpp.security import Doorkeeper
 from tbgw.errors import CommandFailed
-from tbgw.ocpp.errors import CallErrorReceived, CallTimedOut, PayloadInvalid, StationGone
+from tbgw.ocpp.errors import CallErrorReceived, CallTimedOut, PayloadInvalid, ResultInvalid, StationGone
 from tbgw.ocpp.versions import Version
 from tests.connectors.ocpp.stand_ins import FakeReports, FakeStation, Lines, make_config
 from tests.connectors.ocpp.test_security import KEY, HashAtOnce
@@ -97,7 +97,7 @@ class PasswordTests(SynchronousTestCase):
         self.assertEqual(self.station.calls, [])
 
     def test_ends(self):
-        """Declined: the former stays. Reboot needed, no answer, connection gone: both count."""
+        """Declined: the former stays. Reboot needed, no answer that can be read, connection gone: both count."""
         for reply, expected in (
             ({"status": "Rejected"}, (False, False)),
             ({"status": "NotSupported"}, (False, False)),
@@ -106,6 +106,7 @@ class PasswordTests(SynchronousTestCase):
             ({"status": "RebootRequired"}, (False, True)),
             (CallTimedOut("x"), (False, True)),
             (StationGone("x"), (False, True)),
+            (ResultInvalid("x"), (False, True)),
         ):
             self.station.reply = answering(reply)
             done = self.call()
