@@ -123,7 +123,6 @@ class OCPPConnector(Service):
         """What the connections belong to; a new one for each start. None: stopped."""
         self._retry: IDelayedCall | None = None
         self._failures = 0
-        self._paused = False
         self._log = Logger()
 
     @property
@@ -193,13 +192,11 @@ class OCPPConnector(Service):
 
     def pause_reading(self) -> None:
         """See `IPausable`: the charge points keep what they have to say."""
-        self._paused = True
         if self._factory is not None and not self._factory.is_paused:
             self._factory.pause()
 
     def resume_reading(self) -> None:
         """See `IPausable`."""
-        self._paused = False
         if self._factory is not None and self._factory.is_paused:
             self._factory.resume()
 

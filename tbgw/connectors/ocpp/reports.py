@@ -119,6 +119,7 @@ class StationReports:
                 if record.name is not None and known.device is None:
                     self._identities.be(known, record.name, record.profile)
 
+        self._tags.open()
         return self._stations.restore().addCallback(restored)
 
     def close(self) -> Deferred[None]:

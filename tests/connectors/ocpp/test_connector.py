@@ -156,8 +156,11 @@ class ListenTests(ConnectorCase):
         self.successResultOf(connector.stopService())
         connector.startService()
         self.reactor.advance(0)
-        self.dial()
+        wire = self.dial()
         self.assertEqual(connector.status()["connections"], 1)
+        start = {"connectorId": 1, "idTag": "A", "meterStart": 5, "timestamp": "2026-11-21T12:00:00Z"}
+        wire.tell(2, "1", "StartTransaction", start)
+        self.assertEqual(wire.messages()[0][0], 3)
 
 
 class StationTests(ConnectorCase):
