@@ -207,6 +207,22 @@ class StationTests(ConnectorCase):
         self.assertEqual((status["listening"], status["type"]), (True, "ocpp"))
         self.assertNotIn("canary", str(status))
 
+    def test_connection_ends_during_an_update(self):
+        """A value on its way when the connection ends, or is replaced, is told once more, at the next connection."""
+        update = {"attributeOnThingsBoard": "interval", "valueExpression": "${attributeValue}"}
+        connector = self.start({**POINT, "attributeUpdates": [update]})
+        for ending in ("lost", "replaced", "answered"):
+            wire = self.dial()
+            wire.tell(2, ending, "Heartbeat", {})
+            self.reactor.advance(0)
+            if ending == "lost":
+                connector.attributes_changed("CP_1", {"interval": 5}, ())
+            calls = [one for one in wire.messages() if one[0] == 2]
+            self.assertEqual([one[2] for one in calls], ["DataTransfer"], ending)
+            if ending == "lost":
+                wire.socket.abortConnection()
+        self.assertEqual(connector.status()["attributesWaiting"], 0)
+
     def test_pause(self):
         """While the store is behind nothing is read from charge points, also from those that come meanwhile."""
         connector = self.start()
