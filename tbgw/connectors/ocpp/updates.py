@@ -259,6 +259,8 @@ class Updates:
     def _not_found(self, failure: Failure, path: str) -> None:
         failure.trap(LinkDown, NoAnswer)
         self._questions -= 1
+        if path not in self._ready and path not in self._silent:
+            return  # it is asked about when it comes again
         self._want(path)
         if self._retry is None:
             self._retry = self._clock.callLater(ASK_AGAIN_SECONDS, self._ask_again)

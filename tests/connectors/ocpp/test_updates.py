@@ -229,6 +229,14 @@ class UpdateTests(SynchronousTestCase):
         self.updates.close()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_answer_after_the_end(self):
+        """A question whose answer comes when it is over leaves nothing behind."""
+        self.start()
+        self.come()
+        self.updates.close()
+        self.downlink.asked[0][2].errback(LinkDown("x"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_new_session(self):
         """When a session begins, ThingsBoard is asked for those that are there, and at their return for others."""
         self.start()
