@@ -69,7 +69,7 @@ MAX_PASSES = 20_000
 """Charge points that were let in and are not connected yet; those whose handshake failed afterwards stay until then."""
 POLICY_VIOLATION = 1008
 
-_ENTRANCE = frozenset(("openings_full", "storm", "bad_request", "no_subprotocol"))
+_ENTRANCE = frozenset(("openings_full", "slow_opening", "storm", "bad_request", "no_subprotocol"))
 _CONNECTION = frozenset(("replaced", "unresponsive", "not_reading", "too_many_faults", "protocol_error"))
 _TOLD_ELSEWHERE = frozenset(("refused",))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
@@ -257,6 +258,15 @@ class StationTests(ConnectorCase):
             wire.say(b"\x81\x83\x11\x22\x33\x44" + bytes(a ^ b for a, b in zip(b"xyz", b"\x11\x22\x33", strict=True)))
         self.assertEqual(self.lines.counters.get("ocpp_messages", "bad_message"), 5)
         self.assertEqual(len(self.lines.of("MessageNotice")), 1)
+
+    def test_slow_handshakes_are_of_the_entrance(self):
+        """A handshake that was cut for another counts with what else happens on the way in."""
+        self.start()
+        with mock.patch.object(self.factory, "max_openings", 1):
+            Wire(cast(Any, self)).say(b"GET ")
+            self.reactor.advance(3)
+            self.dial()
+        self.assertEqual(self.lines.counters.get("ocpp_entrance", "slow_opening"), 1)
 
     def test_refused_before_the_websocket(self):
         """Unknown ones see 404, those without login 401 with its challenge."""
