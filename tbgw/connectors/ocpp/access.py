@@ -331,8 +331,8 @@ def flag_or_none(key: str, doc: str) -> Any:
 def check_entrance(entrance: Entrance, node: Node, reporter: Reporter) -> None:
     """What only shows when several keys are looked at together. `node`: the object `centralSystem`."""
     _check_connection(entrance, node, reporter)
-    certificates_count = entrance.connection.has_tls and entrance.connection.ca is not None
-    check_logins(entrance.security, node, reporter, open_to=entrance.host, guarded=certificates_count)
+    guarded = entrance.connection.has_tls and entrance.connection.verify_client
+    check_logins(entrance.security, node, reporter, open_to=entrance.host, guarded=guarded)
 
 
 def _check_connection(entrance: Entrance, node: Node, reporter: Reporter) -> None:

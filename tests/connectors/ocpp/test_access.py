@@ -131,6 +131,15 @@ class AccessTests(FolderCase):
         self.assertEqual(len(self.lines(Severity.NOTICE)), 1)
         self.assertIn("CP_10", self.lines(Severity.NOTICE)[0])
 
+    def test_open_with_tls(self):
+        """Authorities whose certificates nobody has to show do not keep anybody out: that is told."""
+        cert, key = key_pair(self.config_dir, "cs")
+        tls = {"type": "tls", "cert": cert, "key": key, "ca": cert}
+        self.parse(host="0.0.0.0", connection={**tls, "verifyClient": True})
+        self.assertEqual(self.lines(Severity.WARNING), [])
+        self.parse(host="0.0.0.0", connection=tls)
+        self.assertEqual(len(self.lines(Severity.WARNING)), 1)
+
     def test_needs_tls(self):
         """Only a listener with TLS brings OpenSSL."""
         self.assertFalse(self.parse().needs_tls)
