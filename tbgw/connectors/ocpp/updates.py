@@ -181,8 +181,10 @@ class Updates:
                 waiting = self._waiting.setdefault(path, {})
                 if key not in waiting:
                     self._waiting[path] = {key: value, **waiting}
-                if kind not in ("Offline", "Superseded"):
+                if self._stations.get(path) is station:
+                    # Calls fail before we hear that the connection is gone: nothing more for this one.
                     self._ready.discard(path)
+                if kind not in ("Offline", "Superseded"):
                     self._events.emit(UpdateRefused(self._connector, path, key, f"{error}; again when it returns"))
             else:
                 self._events.emit(UpdateRefused(self._connector, path, key, str(error)))

@@ -67,6 +67,12 @@ class UpdateTests(SynchronousTestCase):
         return self.station
 
     def go(self) -> None:
+        """In the order of `ICentralSystem`: Calls fail before the connection is said to be gone."""
+        self.station.reply = lambda action, payload: StationGone("x")
+        open_calls, self.station.open = self.station.open, []
+        for call in open_calls:
+            call.errback(StationGone("x"))
+        self.station.reply = lambda action, payload: None
         del self.stations["CP_1"]
         self.updates.gone(self.station)
 
@@ -117,12 +123,10 @@ class UpdateTests(SynchronousTestCase):
         self.come()
         self.set(interval=1)
         self.go()
-        self.station.open.pop(0).errback(StationGone("x"))
         self.come()
         self.assertEqual([payload["value"] for _, payload in self.station.calls], ["1", "1"])
         self.set(interval=2)
         self.go()
-        self.station.open.pop(0).errback(StationGone("x"))
         self.come()
         self.assertEqual([payload["value"] for _, payload in self.station.calls][2:], ["2"])
 
