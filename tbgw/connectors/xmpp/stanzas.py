@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_stanzas -*-
+# -*- test-case-name: tests.connectors.xmpp.test_parts -*-
 """Answers, and what is asked of stanzas in more than one place. Nothing here recurses into what a stranger sent."""
 
 from __future__ import annotations
