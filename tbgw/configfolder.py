@@ -65,6 +65,8 @@ class State:
     """How often the gateway was started since."""
     undo: dict[str, str | None] = field(default_factory=dict)
     """File to its backup; None for one that was not there."""
+    undone: list[str] = field(default_factory=list)
+    """Files of a change that was undone, until ThingsBoard has been told."""
 
 
 class ConfigFolder:
@@ -182,6 +184,7 @@ class ConfigFolder:
     def undo(self) -> None:
         """Put the files back as they were before the change that is not confirmed. Raises OSError."""
         self._restore(self.state.undo)
+        self.state.undone = sorted(self.state.undo)
         self.confirmed()
 
     def recover(self) -> list[str]:
@@ -210,6 +213,7 @@ class ConfigFolder:
             "phase": state.phase,
             "starts": state.starts,
             "undo": state.undo,
+            "undone": state.undone,
         }
         replace_file(self._state_path, json.dumps(content, indent=1).encode("ascii"))
 
@@ -281,4 +285,5 @@ def _state(content: Any) -> State:
     phase = content["phase"]
     if phase not in ("", WRITING, WAITING):
         raise ValueError("an unknown phase")
-    return State(seen, shown, phase, int(content["starts"]), undo)
+    undone = [str(name) for name in content.get("undone", ())]  # absent in files of earlier versions
+    return State(seen, shown, phase, int(content["starts"]), undo, undone)

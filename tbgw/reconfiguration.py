@@ -56,6 +56,9 @@ from tbgw.uplink.remote_config import FIXED, MAX_FAULTS, STATUS, Refusal
 MAX_WAITING = 600
 """Attributes that wait while another update is carried out; ThingsBoard cannot have more than there are connectors."""
 
+UNDONE_WHY = "it was not finished, or ThingsBoard was not reached in time with it"
+"""What ThingsBoard is told of such a change once it is reached again."""
+
 LINK_FIELDS = frozenset({"host", "port", "security", "proxy_host", "proxy_port"})
 """Fields of `thingsboard` that only ask for another session."""
 
@@ -229,7 +232,15 @@ class Reconfiguration:
             confirmed = self._in_thread(self._folder.confirmed)
             confirmed.addCallbacks(lambda _: self._events.emit(ConfigurationConfirmed()), self._not_written)
         if self.config.thingsboard.remote_configuration:
+            self._tell_undone()
             self._background(self._look_up())
+
+    def _tell_undone(self) -> None:
+        """Who undid a change had no session to tell it in, and was maybe another process."""
+        undone, self._folder.state.undone = self._folder.state.undone, []
+        if undone:
+            self._tell(False, [f"the change of {', '.join(undone)} was undone: {UNDONE_WHY}"], ())
+            self._in_thread(self._folder.save).addErrback(self._not_written)
 
     async def _look_up(self) -> None:
         """Ask for what was changed while there was no session, then show what holds."""
@@ -382,8 +393,6 @@ class Reconfiguration:
             self._log.error("a remote change cannot be undone: {error}", error=str(error))
             return
         self._events.emit(ConfigurationUndone(files=files, seconds=seconds))
-        why = f"ThingsBoard was not reached within {seconds} s of the change of {files}; it was undone"
-        self._tell(False, [why], ())
         await self._apply(config, difference(self.config, config))
 
     # Showing.

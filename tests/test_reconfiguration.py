@@ -267,6 +267,25 @@ class ConnectionTests(ReconfigurationCase):
         self.push(general_configuration={**update, "ts": 10**13 + 1})
         self.assertEqual(len(self.applier.applied), 3)
 
+    def test_a_new_process_tells_what_was_undone(self) -> None:
+        """Who undoes by a restart, or at a start, is gone before ThingsBoard is reached: the next process tells it."""
+        self.push(storage_configuration={"type": "memory"})
+        self.reconfiguration.stop()
+        self.begin()
+        self.clock.advance(CONFIRM_SECONDS)
+        self.assertEqual(len(self.applier.restarts), 1)
+        self.reconfiguration.stop()
+        self.begin()
+        self.own.up()
+        status = self.own.shown["remote_configuration_status"]
+        self.assertFalse(status["ok"])
+        self.assertIn("tb_gateway.json", str(status["faults"]))
+        self.assertIn("undone", str(status["faults"]))
+        self.reconfiguration.stop()
+        self.begin()
+        self.own.up()
+        self.assertNotIn("remote_configuration_status", self.own.shown, "told once")
+
     def test_undone_after_a_crash(self) -> None:
         """The time runs on in a new process."""
         self.push(general_configuration={"port": 1884})

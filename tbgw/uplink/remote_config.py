@@ -76,6 +76,9 @@ _LOCAL = (
 )
 """Settings of `thingsboard` that are not taken from the wire: each would give more than the permission to configure."""
 
+_LOCAL_EVEN_TO_TAKE_AWAY = (("remoteMethods",),)
+"""Those of them that limit: without the list more is allowed than with it."""
+
 _PATH_KEY = re.compile(r"File$|_file$|_path$|Cert$|^(cert|certificate|privateKey|import|folder|key)$")
 _RESERVED = frozenset({GENERAL_FILE, LOGS_FILE, "list.json", "statistics.json"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,95}\.json")
@@ -227,6 +230,8 @@ class _Planning:
     def _check_local(self, content: Mapping[str, Value], old: Mapping[str, Value]) -> None:
         for place in _LOCAL:
             given, had = _at(content, place), _at(old, place)
+            if place in _LOCAL_EVEN_TO_TAKE_AWAY and place[0] in content and given is None and had is not None:
+                self._faults.append(f"{GENERAL}.{'.'.join(place)}: is taken away on the machine itself only")
             if given is not None and given != had and not (given in ([], False, "") and had in (None, [], False, "")):
                 self._faults.append(f"{GENERAL}.{'.'.join(place)}: is set on the machine itself only")
 
