@@ -165,3 +165,17 @@ class TogetherTests(NoticeCase):
         self.say("A", "B")
         self.assertEqual(dict(self.ingest.readings_of), {"Other": 1, "Line": 2})
         self.settle()
+
+    def test_who_may_not_pass_is_not_counted(self) -> None:
+        """A device that the filter denies leaves nothing behind, so that names without end cost nothing."""
+        told: list[str] = []
+        activity = Activity(self.clock, 100, 10, lambda device: told.append(device.name))
+        activity.start([])
+        self.ingest.set_activity(activity)
+        self.ingest.set_filter(lambda connector, device: device != "Denied")
+        self.ingest.accept(Reading(Device("Denied", connector="Line"), ((1, {"n": 1}),)))
+        self.ingest.accept(Reading(Device("", connector="Line"), ((1, {"n": 1}),)))
+        self.assertEqual(dict(self.ingest.readings_of), {})
+        self.clock.pump([10] * 12)
+        self.assertEqual(told, [])
+        activity.stop()
