@@ -197,6 +197,8 @@ class Reconfiguration:
         self._watch: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
         self._status: dict[str, Value] = {}
+        self._remarks: list[str] = []
+        """What is to be said about an update that is carried out."""
         self._restarting = False
         self._known_places: tuple[dict[str, tuple[int, int, int]], Places] | None = None
 
@@ -302,6 +304,7 @@ class Reconfiguration:
 
     async def _one(self, update: dict[str, Value]) -> None:
         names = sorted(update)
+        self._remarks = []
         try:
             changed = await self._carry_out(update)
         except (Refusal, ConfigurationError) as error:
@@ -313,16 +316,20 @@ class Reconfiguration:
             self._tell(False, [f"cannot be written: {error}"], ())
             self._events.emit(ConfigurationRefused(attributes=", ".join(names), why=f"cannot be written: {error}"))
         else:
-            self._tell(True, [], changed)
+            self._tell(True, self._remarks, changed)
 
     async def _carry_out(self, update: dict[str, Value]) -> Sequence[str]:
         """The files that were changed. Raises Refusal, ConfigurationError, OSError, StoreError; then nothing was."""
         files = self._folder.read()
         places = self._places()
-        plan = remote_config.plan(update, files, places)
+        inactive = self._folder.inactive()
+        plan = remote_config.plan(update, files, places, inactive)
         if plan.unknown:
             update.update(await self._ask_for(plan.unknown))
-            plan = remote_config.plan(update, files, places)
+            plan = remote_config.plan(update, files, places, inactive)
+        if plan.unknown:
+            names = ", ".join(plan.unknown)
+            self._remarks = [f"{remote_config.ACTIVE}: nothing is known of {names[:200]}, here or in ThingsBoard"]
         if not plan.files:
             self._note(update, carried_out=True)
             await self._in_thread(self._folder.save)
@@ -333,6 +340,8 @@ class Reconfiguration:
         config = self._checked(contents)
         what = difference(self.config, config)
         self._note(update, carried_out=True)
+        if GENERAL_FILE in plan.files:
+            self._folder.note_connectors(_connectors(files[GENERAL_FILE]), _connectors(plan.files[GENERAL_FILE]))
         await self._in_thread(lambda: self._folder.write(contents, self._now_ms(), what.cuts))
         self._events.emit(ConfigurationChanged(files=", ".join(sorted(contents)), how=_how(what)))
         await self._apply(config, what)
@@ -484,6 +493,10 @@ class Reconfiguration:
         finally:
             self._busy = False
             self.take({}, live=True)
+
+
+def _connectors(general: Value) -> Value:
+    return general.get("connectors") if isinstance(general, dict) else None
 
 
 def _how(what: Difference) -> str:

@@ -107,12 +107,18 @@ class Plan:
     """Connectors that are to be active and of which nothing is known yet: their attributes have to be asked for."""
 
 
-def plan(update: Mapping[str, Value], files: Mapping[str, Value], secrets: Mapping[str, Collection[Place]]) -> Plan:
+def plan(
+    update: Mapping[str, Value],
+    files: Mapping[str, Value],
+    secrets: Mapping[str, Collection[Place]],
+    inactive: Mapping[str, Mapping[str, Value]] | None = None,
+) -> Plan:
     """
     What `update`, attributes by name, makes of `files`, parsed contents by name. `secrets` has the places of secrets in
-    each. Raises Refusal with every reason at once.
+    each, `inactive` entries of connectors that are not in the list at present. Raises Refusal with every reason at
+    once.
     """
-    return _Planning(files, secrets).plan(update)
+    return _Planning(files, secrets, inactive or {}).plan(update)
 
 
 def times(update: Mapping[str, Value]) -> dict[str, int]:
@@ -136,8 +142,14 @@ def is_configuration(name: str, value: Value) -> bool:
 class _Planning:
     """One plan in the making."""
 
-    def __init__(self, files: Mapping[str, Value], secrets: Mapping[str, Collection[Place]]) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, Value],
+        secrets: Mapping[str, Collection[Place]],
+        inactive: Mapping[str, Mapping[str, Value]],
+    ) -> None:
         self._old = files
+        self._inactive = inactive
         self._secrets = secrets
         self._new: dict[str, Value] = {}
         self._faults: list[str] = []
@@ -166,6 +178,9 @@ class _Planning:
         if active is not None:
             understood.append(ACTIVE)
             known = {entry.get("name") for entry in connectors}
+            back = [name for name in dict.fromkeys(active) if name in self._inactive and name not in known]
+            connectors += [dict(self._inactive[name]) for name in back]
+            known.update(back)
             unknown = tuple(name for name in active if name not in known)
             connectors = [entry for entry in connectors if entry.get("name") in active]
         if connectors != general.get("connectors", []):
