@@ -359,7 +359,7 @@ class Forwarder:
             return
         announcements, flight = self._announcements, self._flight
         may_announce = may_send = True  # until a rate limit says no
-        while self._up and flight.publishes + len(announcements.under_way) < self._window:
+        while self._up and (publishes := flight.publishes + announcements.publishes) < self._window:
             head = self._ready.head
             alone = self._examination.alone(head)
             if alone and (flight.publishes or announcements.under_way):
@@ -370,9 +370,12 @@ class Forwarder:
                 self._examination.suspicion.forget(head.seq - 1)  # dropped, or delivered in another way
             row_waits_to_go = may_send and not flight.returning and self._can_send()
             if may_announce and (self._announce_first or not row_waits_to_go) and announcements.skip_known():
-                wait = self._budget.announce(now)
-                if wait > 0:
-                    self._sleep(wait)
+                count = announcements.next_publishes
+                fits = publishes + count <= max(self._window, count)
+                wait = self._budget.announce(now, count) if fits else 0.0
+                if wait > 0 or not fits:  # there is room with the next PUBACK
+                    if wait > 0:
+                        self._sleep(wait)
                     may_announce = False
                 else:
                     name = announcements.send_next()

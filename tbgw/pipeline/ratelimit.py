@@ -100,9 +100,12 @@ class Budget:
         share = SHARE * backlog_share
         self._backlog = (RateLimiter(limits.telemetry, now, share), RateLimiter(limits.points, now, share))
 
-    def announce(self, now: float) -> float:
-        """Spend for one announcement. Else how long to wait for that, in seconds; likewise for the others."""
-        return _spend([(self._messages, FIRST_CONTACT)], now)
+    def announce(self, now: float, publishes: int = 1) -> float:
+        """
+        Spend for one announcement, of so many publishes. Else how long to wait for that, in seconds; likewise for the
+        others.
+        """
+        return _spend([(self._messages, FIRST_CONTACT + publishes - 1)], now)
 
     def send(self, topic: str, devices: int, points: int, now: float, backlog: bool = False) -> float:
         """Spend for a payload that speaks of so many devices and holds so many data points."""
