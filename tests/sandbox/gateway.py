@@ -20,6 +20,7 @@ from tbgw.thingsboard import topics
 from tbgw.uplink.client import Credentials, Uplink
 from tbgw.uplink.fanout import FanOut
 from tbgw.uplink.own_device import OwnDevice
+from tests.mqtt.memory import Wire
 from tests.pipeline.test_ingest import MemoryRegistry
 from tests.sandbox.joined import JoinedTests
 
@@ -112,13 +113,16 @@ class GatewayCase(JoinedTests):
         """The client attributes of a device."""
         return {key: entry["value"] for key, entry in self.shown(name)["attributes"].items()}
 
-    def packets(self, connection: int = -1) -> list[Any]:
-        """What the client sent on one of its connections, the last as a rule."""
-        data, position, found = bytes(self.dial.wires[connection].client_transport.carried or b""), 0, []
-        while position < len(data):
-            packet, position = decode(
-                data, position, len(data), protocol_version=self.version, max_packet_bytes=1 << 20
-            )
-            assert packet is not None, "the client writes whole packets"
-            found.append(packet)
-        return found
+    def packets(self) -> list[Any]:
+        """What the client sent on its latest connection."""
+        return packets_of(self.dial.wires[-1], self.version)
+
+
+def packets_of(wire: Wire, version: int) -> list[Any]:
+    """What a client sent on one connection."""
+    data, position, found = bytes(wire.client_transport.carried or b""), 0, []
+    while position < len(data):
+        packet, position = decode(data, position, len(data), protocol_version=version, max_packet_bytes=1 << 20)
+        assert packet is not None, "the client writes whole packets"
+        found.append(packet)
+    return found
