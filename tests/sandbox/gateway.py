@@ -106,12 +106,13 @@ class GatewayCase(JoinedTests):
     def said(self, name: str, values: dict[str, Any], ts_ms: int | None = None, **attributes: Any) -> None:
         """A device says this, now or at another time."""
         telemetry = ((self.now_ms() if ts_ms is None else ts_ms, values),) if values else ()
-        self.ingest.accept(Reading(Device(name, "thermo", "Line", "socket"), telemetry, attributes))
+        self.ingest.accept(Reading(Device(name, "thermo"), telemetry, attributes))
         self.pass_time(0.1, 0.02)
 
     def attributes(self, name: str) -> dict[str, Any]:
-        """The client attributes of a device."""
-        return {key: entry["value"] for key, entry in self.shown(name)["attributes"].items()}
+        """The client attributes of a device, but for those that the gateway says by itself."""
+        own = ("connectorName", "connectorType")
+        return {key: entry["value"] for key, entry in self.shown(name)["attributes"].items() if key not in own}
 
     def packets(self) -> list[Any]:
         """What the client sent on its latest connection."""
