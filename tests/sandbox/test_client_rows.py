@@ -3,13 +3,15 @@ connection and its own device. `test_gateway_rows` has those of the devices behi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from twisted.internet.defer import Deferred, succeed
 
-from tbgw.errors import LinkDown
+from tbgw.errors import LinkDown, NoAnswer
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
+from tbgw.model import RateLimit, SessionLimits
 from tbgw.mqtt import ClientOptions, MQTTClientProtocol, ServerDisconnected
 from tbgw.mqtt.packets import Connect, Publish, Subscribe
 from tbgw.mqtt.versions import VersionChoice
@@ -34,7 +36,7 @@ class ConnectRows(JoinedTests):
 
     def begin(self, version: Literal[4, 5], credentials: Credentials, **options: Any) -> tuple[Uplink, Counters]:
         """An uplink of its own, after a second."""
-        counters = Counters()
+        counters, listener = Counters(), options.pop("listener", None)
         uplink = Uplink(
             self.dial,
             "memory",
@@ -45,6 +47,8 @@ class ConnectRows(JoinedTests):
             versions=VersionChoice(version),
             **options,
         )
+        if listener is not None:
+            uplink.set_listener(listener)
         uplink.startService()
         self.addCleanup(self.end, uplink)
         self.settle()
@@ -181,6 +185,30 @@ class ConnectRows(JoinedTests):
         self.settle()
         self.assertEqual(self.successResultOf(asked), [code])
 
+    def test_rows_93_and_94(self) -> None:
+        """The limits that the server tells are the session's: a device's, and a gateway's with its children's."""
+        own = {"messages": "20:600", "telemetryMessages": "10:600", "telemetryDataPoints": "40:600"}
+        children = {"messages": "100:600", "telemetryMessages": "50:600,9:1", "telemetryDataPoints": None}
+        self.control.set_limits({"maxPayloadSize": 20_000, "rateLimits": own, "gatewayRateLimits": children})
+        for version in VERSIONS:
+            for token in ("device-token", "gateway-token"):
+                listener = Listener()
+                uplink, _ = self.begin(version, Credentials(username=token), listener=listener)
+                expected = SessionLimits(
+                    max_payload_bytes=20_000,
+                    own_messages=(RateLimit(20, 600),),
+                    own_telemetry=(RateLimit(10, 600),),
+                    own_points=(RateLimit(40, 600),),
+                )
+                if token == "gateway-token":
+                    expected = replace(
+                        expected,
+                        messages=(RateLimit(100, 600),),
+                        telemetry=(RateLimit(50, 600), RateLimit(9, 1)),
+                    )
+                self.assertEqual(listener.told, [("up", expected)])
+                self.end(uplink)
+
     def test_rows_113_and_114(self) -> None:
         """
         The connection that asks to be provisioned subscribes to the response and says nothing but its request. Other
@@ -310,14 +338,18 @@ class OwnDeviceRows(GatewayCase):
         self.assertEqual(self.done(self.own.publish_attributes(V)), "")
         self.assertEqual(self.attributes("Gateway"), V)
 
-    def test_rows_46_and_50(self) -> None:
-        """Attributes of both scopes are asked for together, all of them and one of each."""
+    def test_rows_46_50_and_143(self) -> None:
+        """Attributes of both scopes are asked for together, by name, one of each, and all that there are."""
+        answer = self.done(self.own.request_attributes())
+        self.assertEqual((answer.client, answer.shared), ({}, {}))
         self.own.publish_attributes(C)
         self.control.set_attributes("Gateway", S)
         answer = self.done(self.own.request_attributes(list(C), list(S)))
         self.assertEqual((answer.client, answer.shared), (C, S))
         answer = self.done(self.own.request_attributes(["clientStr"], ["sharedStr"]))
         self.assertEqual((answer.client, answer.shared), ({"clientStr": "value1"}, {"sharedStr": "value1"}))
+        answer = self.done(self.own.request_attributes())
+        self.assertEqual((answer.client, answer.shared), (C, S))
 
     def test_rows_51_52_54_and_56(self) -> None:
         """Shared attributes that are set, written twice, deleted, are told in order; a profile's own filter for them
@@ -361,10 +393,16 @@ class OwnDeviceRows(GatewayCase):
             ],
         )
 
-    def test_row_91(self) -> None:
-        """A call of ours, and what the rule chain says."""
+    def test_rows_91_and_162(self) -> None:
+        """A call of ours, and what the rule chain says; when it says nothing, there is no answer, in words."""
         self.control.set_switches({"client_rpc_answers": {"getResponse": {"response": "requestReceived"}}})
         self.assertEqual(self.done(self.own.rpc("getResponse", True)), {"response": "requestReceived"})
+        unanswered = self.own.rpc("open", {}, timeout_seconds=90)
+        self.settle()
+        self.pass_time(59)
+        self.assertNoResult(unanswered)
+        self.pass_time(2)
+        self.assertIn("rule chain", str(self.failureResultOf(unanswered, NoAnswer).value))
 
     def test_rows_100_to_102(self) -> None:
         """A claim that is over, one that the customer makes use of, a second customer, and one without a secret."""
@@ -466,6 +504,27 @@ class OwnDeviceRows311(OwnDeviceRows):
     """The same on MQTT 3.1.1."""
 
     version = 4
+
+
+class OwnFilterRows(GatewayCase):
+    """A client that is told to subscribe to the filter that the profile has for shared attributes."""
+
+    own_filter = "v1/devices/me/subscribeattributes"
+    subscriptions = (own_filter, topics.DEVICE_RPC_RESPONSE + "+")
+
+    def test_row_54(self) -> None:
+        """What is set and deleted is told, on the usual topic."""
+        told: list[Any] = []
+        self.own.add_shared_listener(lambda values, deleted: told.append((dict(values), list(deleted))))
+        self.assertEqual(self.counters.get("subscriptions_refused"), 1)
+        self.control.set_profile(DeviceProfile("default", shared_attributes_filter=self.own_filter))
+        self.control.cut()
+        self.pass_time(5)
+        self.assertEqual(self.counters.get("subscriptions_refused"), 1)
+        self.control.set_attributes("Gateway", S)
+        self.control.delete_attributes("Gateway", ["sharedJson"])
+        self.settle()
+        self.assertEqual(told, [(S, []), ({}, ["sharedJson"])])
 
 
 class ShortTopicsRows(GatewayCase):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from twisted.internet.defer import Deferred, succeed
 
-from tbgw.model import Device, Draft
+from tbgw.model import Device, Draft, Reading
 from tbgw.mqtt.packets import PubAck, Publish
 from tbgw.pipeline.activity import ChildSessions
 from tbgw.sandbox.control import Refused
@@ -164,6 +164,45 @@ class DataRows(ChildrenCase):
         again = [one for one in self.packets() if isinstance(one, Publish) and one.topic == topics.TELEMETRY]
         self.assertEqual([one.dup for one in again], [True])
         self.assertEqual([value for _, value in self.view.history("A", "t", 0)], [0, 1])
+
+
+    def test_row_148(self) -> None:
+        """
+        A gateway that is none in ThingsBoard: its data are met with silence. They are kept, the gateway's own device
+        works, and all arrives once it is a gateway.
+        """
+        self.control.set_gateway("Gateway", gateway=False)
+        self.control.cut()
+        self.pass_time(5)
+        for value in range(3):
+            self.say(t=value)
+        self.pass_time(600)
+        self.own.publish_telemetry({"a": 1})
+        self.settle()
+        self.assertEqual(self.latest("Gateway"), {"a": 1})
+        self.assertNotIn("A", [device["name"] for device in self.view.devices()])
+        self.control.set_gateway("Gateway", gateway=True)
+        self.pass_time(300)
+        self.assertEqual([value for _, value in self.view.history("A", "t", 0)], [0, 1, 2])
+        self.assertEqual((self.spool.stored_rows, self.buried), (0, []))
+
+    def test_row_152(self) -> None:
+        """Servers up to 4.2 acknowledge a message once for each device in it: the others mean nothing."""
+        self.control.set_switches({"puback_per_device": True})
+        self.dial.refusing = True
+        self.control.cut()
+        self.settle()
+        for value in range(20):
+            for name in ("A", "B", "C"):
+                self.ingest.accept(Reading(Device(name, "thermo"), ((self.now_ms(), {"t": value}),)))
+            self.pass_time(0.1, 0.02)
+        self.dial.refusing = False
+        self.pass_time(60)
+        for name in ("A", "B", "C"):
+            self.assertEqual([value for _, value in self.view.history(name, "t", 0)], list(range(20)))
+        several = [said for said in self.published(topics.TELEMETRY) if len(said) == 3]
+        self.assertGreater(len(several), 10)
+        self.assertEqual((self.spool.stored_rows, len(self.dial.wires)), (0, 2))
 
 
 class DataRows311(DataRows):
