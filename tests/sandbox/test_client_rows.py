@@ -423,6 +423,22 @@ class OwnDeviceRows(GatewayCase):
         expected = {"e": "1" + "0" * 22, "big": "99701010061400066001", "d": 42.0, "l": 11, "s": 7, "x": "1e5"}
         self.assertEqual(self.latest("Gateway"), expected)
 
+    def test_row_118(self) -> None:
+        """
+        A server without the type cast refuses a number beyond 64 bits: whoever said it is told, on 3.1.1 after a few
+        sessions that ended with it; what else was said arrives, and texts stay texts.
+        """
+        self.control.set_switches({"type_cast": False})
+        told = self.own.publish_telemetry({"big": 99701010061400066001})
+        self.settle()
+        self.own.publish_telemetry({"l": 2**63 - 1, "s": "007"})
+        self.own.publish_attributes({"s": "1.0"})
+        self.pass_time(60)
+        self.assertIn("0x99" if self.version == 5 else "session", self.successResultOf(told))
+        self.assertEqual(self.latest("Gateway"), {"l": 2**63 - 1, "s": "007"})
+        self.assertEqual(self.attributes("Gateway"), {"s": "1.0"})
+        self.assertEqual((self.uplink.connected, len(self.dial.wires)), (True, 1 if self.version == 5 else 4))
+
     def test_rows_119_to_121(self) -> None:
         """What the SDK's device client does: telemetry, attributes, questions in either scope, two who listen."""
         values = {"temperature": 41.9, "humidity": 69, "enabled": False, "currentFirmwareVersion": "v1.2.2"}

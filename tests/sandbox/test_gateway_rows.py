@@ -166,6 +166,26 @@ class DataRows(ChildrenCase):
         self.assertEqual([value for _, value in self.view.history("A", "t", 0)], [0, 1])
 
 
+    def test_row_118(self) -> None:
+        """
+        A number that the server refuses, from a device: that reading goes to the dead letters, no other does. From the
+        gateway itself, which is told it: no reading is blamed for the sessions that it ends on 3.1.1.
+        """
+        self.control.set_switches({"type_cast": False})
+        self.say(t=0)
+        self.say(big=2**64)
+        for value in range(1, 20):
+            self.say(t=value, s="007")
+            self.pass_time(15)
+        self.assertEqual((self.latest("A"), len(self.buried)), ({"t": 19, "s": "007"}, 1))
+        told = self.own.publish_telemetry({"big": 2**64})
+        for value in range(20, 60):
+            self.say(t=value)
+        self.pass_time(60)
+        self.assertTrue(self.successResultOf(told))
+        self.assertEqual([value for _, value in self.view.history("A", "t", 0)], list(range(60)))
+        self.assertEqual((len(self.buried), self.spool.stored_rows, self.uplink.connected), (1, 0, True))
+
     def test_row_148(self) -> None:
         """
         A gateway that is none in ThingsBoard: its data are met with silence. They are kept, the gateway's own device
