@@ -180,6 +180,25 @@ class ConnectRows(JoinedTests):
             self.settle()
             self.assertEqual(told.names()[-1], "disconnected")
 
+    def test_row_17(self) -> None:
+        """
+        A client that takes packets of 99 bytes at most, as our library lets it say: what is longer is not pushed, what
+        fits is. (The gateway itself says what its decoder takes, far above all that ThingsBoard sends.)
+        """
+        told = ClientRecord()
+        options = ClientOptions(client_id="c", username="device-token", protocol_version=5, max_packet_bytes=99)
+        client = MQTTClientProtocol(options, told, self.clock)
+        self.successResultOf(self.dial.connect(_Given(client)))
+        self.settle()
+        self.answered(client.subscribe([(ATTRIBUTES, 1)]), 1)
+        for length in (198, 49):
+            self.control.set_attributes("Plain", {"k": "x" * length})
+            self.settle()
+        self.assertEqual([one.payload for one in told.values("message")], [b'{"k":"%b"}' % (b"x" * 49)])
+        self.assertNotIn("disconnected", told.names())
+        client.disconnect()
+        self.settle()
+
     def answered(self, asked: Deferred[list[int]], code: int) -> None:
         """It has this one code."""
         self.settle()
@@ -456,6 +475,36 @@ class OwnDeviceRows(GatewayCase):
         self.control.set_attributes("Gateway", {"attr": 5})
         self.settle()
         self.assertEqual(told, [("one", 5), ("all", {"attr": 5})])
+
+    def test_row_131(self) -> None:
+        """Each session is a new one: it is asked for clean, subscribed anew, and nothing of the last is waited for."""
+        told: list[Any] = []
+        self.own.add_shared_listener(lambda values, deleted: told.append(dict(values)))
+        for number in range(3):
+            connect, subscribe = self.packets()[:2]
+            self.assertTrue(connect.clean_start)
+            self.assertEqual([one.topic_filter for one in subscribe.filters], list(topics.GATEWAY_SUBSCRIPTIONS))
+            self.control.set_attributes("Gateway", {"heard": number})
+            self.settle()
+            self.control.cut()
+            self.settle()
+            self.control.set_attributes("Gateway", {"away": number})
+            self.pass_time(10)
+        self.assertEqual(told, [{"heard": 0}, {"heard": 1}, {"heard": 2}])
+
+    def test_row_136(self) -> None:
+        """The longest payload that we let ourselves send is one that the server takes, on either version; were it not
+        for that, longer ones would end the session."""
+        limits = SessionLimits()
+        largest = payloads.payload_limit(limits, topics.DEVICE_TELEMETRY, 1 << 20)
+        text = "x" * (largest - len('{"ts":1,"values":{"a":""}}'))
+        self.assertEqual(self.done(self.uplink.publish(TELEMETRY, b'{"ts":1,"values":{"a":"%b"}}' % text.encode())), 0)
+        self.assertEqual(self.latest("Gateway"), {"a": text})
+        self.assertIn("longer than", self.done(self.own.publish_telemetry({"a": "x" * 65_537})))
+        self.assertEqual((self.uplink.connected, len(self.dial.wires)), (True, 1))
+        answer = self.uplink.publish(TELEMETRY, b'{"a":"%b"}' % (b"x" * 65_536))
+        self.settle()
+        self.failureResultOf(answer, LinkDown)
 
     def test_rows_133_134_and_146(self) -> None:
         """We leave no will, and neither say nor ask for anything at QoS 2; a cut says nothing to anybody."""

@@ -12,6 +12,7 @@ from tbgw.model import Device, Draft, Reading
 from tbgw.mqtt.packets import PubAck, Publish
 from tbgw.pipeline.activity import ChildSessions
 from tbgw.sandbox.control import Refused
+from tbgw.sandbox.switches import STRATEGIES
 from tbgw.thingsboard import topics
 from tests.pipeline.test_downlink import FakeConnector
 from tests.sandbox.gateway import GatewayCase
@@ -317,6 +318,45 @@ class DownlinkRows(ChildrenCase):
         for call in calls:
             found = self.control.persistent_call(call["rpcId"])
             self.assertEqual((found["status"], found["response"]), ("SUCCESSFUL", "done"))
+
+    def test_rows_84_to_86(self) -> None:
+        """
+        Ten persistent calls that waited for us, to a device and to the gateway, one-way and two-way, with each of the
+        server's strategies: carried out in their order, each once, and brought to their end.
+        """
+        asked: list[tuple[str, str]] = []
+
+        def own(method: str, params: Any) -> Deferred[Any]:
+            asked.append(("Gateway", method))
+            return succeed({"said": method})
+
+        self.downlink.set_own_commands(own)
+        self.connector.answer = lambda: succeed({"said": self.connector.calls[-1][1]})
+        self.say(t=1)
+        for strategy in STRATEGIES:
+            self.control.set_switches({"rpc_strategy": strategy})
+            for name in ("A", "Gateway"):
+                for two_way in (False, True):
+                    self.dial.refusing = True
+                    self.control.cut()
+                    self.settle()
+                    answers = [
+                        self.control.call(name, f"m{n}", two_way=two_way, persistent=True, expires_in_ms=10**8)
+                        for n in range(10)
+                    ]
+                    calls = [json.loads(self.successResultOf(answer).body)["rpcId"] for answer in answers]
+                    self.dial.refusing = False
+                    asked.clear()
+                    self.connector.calls.clear()
+                    self.pass_time(120)
+                    carried_out = asked or [(device, method) for device, method, _ in self.connector.calls]
+                    self.assertEqual(carried_out, [(name, f"m{n}") for n in range(10)], (strategy, name, two_way))
+                    found = [self.control.persistent_call(call) for call in calls]
+                    # The server does not watch for PUBACKs of what is for a device behind a gateway (3.7).
+                    end = "SUCCESSFUL" if two_way else "SENT" if name == "A" else "DELIVERED"
+                    self.assertEqual({one["status"] for one in found}, {end})
+                    if two_way:
+                        self.assertEqual([one["response"] for one in found], [{"said": f"m{n}"} for n in range(10)])
 
     def test_rows_88_and_89(self) -> None:
         """One-way and two-way calls to a device, with their parameters as they are; the answer is the device's."""
