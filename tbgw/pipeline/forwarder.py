@@ -62,6 +62,7 @@ from tbgw.pipeline.ratelimit import SHARE, Budget
 from tbgw.pipeline.ready import Ready
 from tbgw.pipeline.renaming import Following, Renaming
 from tbgw.thingsboard import payloads, topics
+from tbgw.thingsboard.closes import HARMLESS_CLOSES
 from tbgw.thingsboard.payloads import Piece
 
 PUBACK_SECONDS = 30.0
@@ -80,11 +81,6 @@ PUSHED_BACK_SECONDS = (1.0, 60.0)
 
 EXPLAINED_SECONDS = 5.0
 """An answer that ThingsBoard follows up with closing the session explains its end for so long."""
-
-HARMLESS_CLOSES = frozenset({0x00, 0x89, 0x8D, 0x8E, 0x96, 0x97, 0x98})
-"""Reason codes of a DISCONNECT that speak of other things than the payload: server busy, keep alive, taken over by
-another session, rates and quota, administrative action. 0x8B (server shutting down) is not among them, because
-ThingsBoard says it for what it cannot convert, too (spec thingsboard-mqtt, fact 9)."""
 
 LIMIT_CLOSES = frozenset({0x96, 0x97})
 """Those that speak of rate limits; in `v1/gateway/disconnect` messages, too."""

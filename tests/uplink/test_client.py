@@ -437,3 +437,17 @@ class VersionTests(UplinkTestCase):
         self.assertEqual(self.listener.told[1:], ["down 0x8e"])
         (call,) = self.clock.getDelayedCalls()
         self.assertEqual(call.getTime() - self.clock.seconds(), CREDENTIALS_RETRY_SECONDS)
+
+    def test_disconnect_that_is_answered(self) -> None:
+        """ThingsBoard answers our DISCONNECT with its own (spec thingsboard-mqtt, 8.14: 168): a stop like any other."""
+        server = self.up()
+        server.received()
+        stopped = self.uplink.stopService()
+        (said,) = server.received()
+        self.assertEqual((type(said), said.reason_code), (packets.Disconnect, 0))
+        server.send(packets.Disconnect(reason_code=0))
+        if server.transport.connected:
+            self.lose()
+        self.successResultOf(stopped)
+        self.assertEqual(self.listener.told[1:], ["down"])
+        self.assertEqual(self.counters.get("sessions_lost"), 0)
