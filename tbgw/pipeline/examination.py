@@ -134,8 +134,11 @@ class Examination:
         elif not case.cut():
             self._give_up(RETRIES_EXHAUSTED if code in (0x80, 0x97) else REFUSED, now)
 
-    def part_unanswered(self, now: float, overdue: bool) -> None:
-        """The session ended with the part alone in flight; `overdue`: by us, because no PUBACK came."""
+    def part_unanswered(self, now: float, overdue: bool, doubted: bool = False) -> None:
+        """
+        The session ended with the part alone in flight; `overdue`: by us, because no PUBACK came; `doubted`: right after
+        its PUBACK (see `grace`), which ThingsBoard does for want of tokens as well: then as patient as with "later".
+        """
         case = self.case
         if case is None:
             return
@@ -144,7 +147,8 @@ class Examination:
         if case.cut():
             return
         case.closes += 1
-        if case.closes >= self.suspicion.closes_needed(case.todo[0], reason, now):
+        needed = self.suspicion.closes_needed(case.todo[0], reason, now)
+        if case.closes >= (max(needed, REFUSALS) if doubted else needed):
             self._give_up(reason, now)
 
     def _give_up(self, reason: str, now: float) -> None:

@@ -48,6 +48,7 @@ from tbgw.pipeline.examination import (
     RETRY_CODES,
     Examination,
 )
+from tbgw.pipeline.grace import Grace
 from tbgw.pipeline.inflight import PROBE_SEQ, InFlight, Sent
 from tbgw.pipeline.internal_events import (
     NeverAcknowledged,
@@ -143,6 +144,7 @@ class Forwarder:
         self._backlog_seq = 0
         """Rows up to this one count as backlog: they were there before the session, or piled up beyond memory."""
         self._flight = InFlight()
+        self._grace = Grace()
         self._retries: dict[int, int] = {}
         """Strikes of rows that came back; rows with an entry are sent marked as duplicates."""
         self._answers: dict[int, int] = {}
@@ -266,6 +268,7 @@ class Forwarder:
             self._take_limits(limits)
         self._highest_acknowledged = 0
         self._overdue = False
+        self._grace.on = limits.doubtful_pubacks
         self._backlog_seq = self._spool.last_seq
         self._examination.session_begins()
         self._announcements.begin()
@@ -295,19 +298,23 @@ class Forwarder:
         if self._sessions is not None:
             self._sessions.clear()
         self._cancel_timers()
-        self._judge(self._clock.seconds(), code)
+        doubted = self._grace.lost()
+        self._judge(self._clock.seconds(), code, [] if self._overdue else doubted)
         open_row = self._flight.take_open()
         through, back = self._flight.lost()
-        for row in through:
-            self._delivered(row)
+        if self._grace.on:
+            back = [*(sent.row for sent in doubted if not sent.alone), *through, *back]
+        else:
+            for row in through:
+                self._delivered(row)
         for row in back:
             self._retries.setdefault(row.seq, 0)
         self._ready.take_back(back if open_row is None else [*back, open_row])
         self._release_waiters()
 
-    def _judge(self, now: float, code: int | None) -> None:
-        """A session ended: what, of what was in flight, may be the reason?"""
-        in_flight = self._flight.unanswered()
+    def _judge(self, now: float, code: int | None, doubted: list[Sent]) -> None:
+        """A session ended: what, of what was in flight or `doubted`, may be the reason?"""
+        in_flight = doubted + self._flight.unanswered(also_held=self._grace.on and not self._overdue)
         if code in LIMIT_CLOSES:
             self._pause(code, now)
         if code in HARMLESS_CLOSES or now - self._explained_at < EXPLAINED_SECONDS:
@@ -321,7 +328,7 @@ class Forwarder:
         if self._examination.case is None:
             self._examination.closed([sent.row for sent in in_flight if not sent.alone], now)
         elif in_flight and in_flight[0].row.seq != PROBE_SEQ:
-            self._examination.part_unanswered(now, self._overdue)
+            self._examination.part_unanswered(now, self._overdue, bool(doubted))
         else:
             self._examination.probe_unanswered(now)
 
@@ -354,6 +361,10 @@ class Forwarder:
         now = self._clock.seconds()
         if not self._up:
             return
+        for sent in self._grace.over(now):
+            self._settled(sent, now)
+        if self._grace:
+            self._sleep(self._grace.seconds_left(now))
         if now < self._resume_at:
             self._sleep(self._resume_at - now)
             return
@@ -362,7 +373,7 @@ class Forwarder:
         while self._up and flight.publishes + len(announcements.under_way) < self._window:
             head = self._ready.head
             alone = self._examination.alone(head)
-            if alone and (flight.publishes or announcements.under_way):
+            if alone and (flight.publishes or announcements.under_way or self._grace):
                 break
             if alone:
                 self._examination.settle_names()
@@ -394,7 +405,8 @@ class Forwarder:
         if case is not None:
             return self._covers(case.row)
         head = self._ready.head
-        return head is not None and self._flight.held_bytes < HELD_BYTES and self._covers(head)
+        held_bytes = self._flight.held_bytes + self._grace.bytes
+        return head is not None and held_bytes < HELD_BYTES and self._covers(head)
 
     def _covers(self, row: Row) -> bool:
         if row.topic == topics.DISCONNECT:
@@ -430,6 +442,7 @@ class Forwarder:
     def _publish(self, sent: Sent, topic: str, payload: bytes, now: float) -> None:
         sent.waiting += 1
         sent.sent_at = now
+        sent.published = self._grace.pubacks
         self._flight.publishes += 1
         self._flight.sent[sent.row.seq] = sent
         if self._puback_timer is None:
@@ -514,18 +527,41 @@ class Forwarder:
         sent.waiting -= 1
         sent.code = max(sent.code, code)
         if code < 0x80:
-            self._closes = 0
-            self._examination.accepted(now)
+            if not self._grace.on:
+                self._accepted(sent, now)
             if sent.sent_at >= self._resume_at:
                 self._pushed_back = 0  # since the last pause, so that ThingsBoard takes rows again
         elif sent.unsent:
             flight.unsend(sent)  # the rest of a row that is sent again, or never, need not go now
-        if sent.alone:
-            self._answered_alone(sent, code, now)
-        elif not (sent.waiting or sent.unsent):
-            self._answered(sent, now)
+        if not (sent.waiting or sent.unsent):
+            self._grace.acknowledged(sent, now)
+            if not sent.alone:
+                self._answered(sent, now)
+            else:
+                flight.remove(sent)
+                if self._grace.on and code < 0x80:
+                    self._grace.add(sent)
+                else:
+                    self._answered_alone(sent, code, now)
+            for settled in self._grace.proven(sent):
+                self._settled(settled, now)
         self._pump()
         self._tell_if_idle()
+
+    def _accepted(self, sent: Sent, now: float) -> None:
+        """ThingsBoard took it, or a part of it."""
+        if sent.row.seq != PROBE_SEQ or not self._grace.on:
+            self._closes = 0
+        self._examination.accepted(now)
+
+    def _settled(self, sent: Sent, now: float) -> None:
+        """The grace after its PUBACK is over."""
+        self._accepted(sent, now)
+        if sent.alone:
+            self._answered_alone(sent, 0, now)
+        else:
+            self._examination.delivered(sent.row.seq, now)
+            self._delivered(sent.row)
 
     def _answered(self, sent: Sent, now: float) -> None:
         """All PUBACKs of a row are there."""
@@ -538,7 +574,8 @@ class Forwarder:
             self._push_back(row, sent.code, now)
         elif sent.code < 0x80:
             self._highest_acknowledged = max(self._highest_acknowledged, row.seq)
-            self._examination.delivered(row.seq, now)
+            if not self._grace.on:
+                self._examination.delivered(row.seq, now)
             flight.hold(sent)
         else:
             self._highest_acknowledged = max(self._highest_acknowledged, row.seq)
@@ -548,11 +585,13 @@ class Forwarder:
             else:
                 self._bury(row, REFUSED, Refused(topic=row.topic, code=sent.code, devices=named(row)))
         for through in flight.release():
-            self._delivered(through)
+            if self._grace.on:
+                self._grace.add(through)
+            else:
+                self._delivered(through.row)
 
     def _answered_alone(self, sent: Sent, code: int, now: float) -> None:
         """PUBACK for a probe or a part of the row under examination."""
-        self._flight.remove(sent)
         known = code == 0x80 and self._examination.suspicion.condemned(sent.row.devices, RETRIES_EXHAUSTED, now)
         if sent.row.seq != PROBE_SEQ:
             self._examination.part_answered(code, now)
@@ -642,6 +681,7 @@ class Forwarder:
     def _woken(self) -> None:
         self._wake = None
         self._pump()
+        self._tell_if_idle()
 
     def _puback_overdue(self) -> None:
         """Look at the oldest publish; timers are armed anew rather than one for each publish."""
