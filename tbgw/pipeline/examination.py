@@ -136,8 +136,8 @@ class Examination:
 
     def part_unanswered(self, now: float, overdue: bool, doubted: bool = False) -> None:
         """
-        The session ended with the part alone in flight; `overdue`: by us, because no PUBACK came; `doubted`: right after
-        its PUBACK (see `grace`), which ThingsBoard does for want of tokens as well: then as patient as with "later".
+        The session ended with the part alone in flight; `overdue`: by us, because no PUBACK came; `doubted`: right
+        after its PUBACK (see `grace`), which ThingsBoard does for want of tokens, too: then as patient as with "later".
         """
         case = self.case
         if case is None:
