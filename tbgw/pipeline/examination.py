@@ -74,11 +74,11 @@ class Examination:
 
     def alone(self, head: Row | None) -> bool:
         """Whether nothing but one publish may be in flight; `head` is the first row in line."""
-        return (
-            self.case is not None
-            or self.suspicion.isolates
-            or (head is not None and bool(self.due) and head.seq in self.due)
-        )
+        return self.suspicion.isolates or self.in_parts(head)
+
+    def in_parts(self, head: Row | None) -> bool:
+        """Whether what goes next is a part: of the row under examination, or of the first in line."""
+        return self.case is not None or (head is not None and bool(self.due) and head.seq in self.due)
 
     def begin(self, row: Row) -> None:
         """Take this row apart, which is the first in line."""

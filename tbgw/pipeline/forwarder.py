@@ -339,7 +339,7 @@ class Forwarder:
         while self._up and flight.publishes + len(announcements.under_way) < self._at_once.window:
             head = self._ready.head
             alone = self._examination.alone(head)
-            if alone and (flight.publishes or announcements.under_way or self._grace):
+            if alone and (flight.publishes or announcements.under_way or self._unsure(now, head)):
                 break
             if alone:
                 self._examination.settle_names()
@@ -362,6 +362,9 @@ class Forwarder:
             self._announce_first = not self._announce_first
         if self._up:
             self._ready.fill()
+
+    def _unsure(self, now: float, head: Row | None) -> bool:
+        return self._grace.unsure(now, self._examination.in_parts(head))
 
     def _can_send(self) -> bool:
         """Whether there is a row to send, and its devices have been announced; else sees to it that they will be."""

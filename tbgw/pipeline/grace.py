@@ -27,6 +27,11 @@ GRACE_SECONDS = 2.0
 thingsboard-mqtt, 1.8). The rest is for a FIN that has to be sent again: after 0.2, 0.6 and 1.4 s."""
 
 
+ALONE_SECONDS = 0.5
+"""How long after the PUBACK of a suspect, which goes alone, nothing else is sent, so that a close is laid at the right
+door. It stays in its grace beyond that; so this is about the time that dozens of suspects take, and about no row."""
+
+
 class Grace:
     """In the order in which they will be deleted: what has its PUBACK, and may still turn out to be refused."""
 
@@ -63,9 +68,15 @@ class Grace:
             yield self._pop()
 
     def seconds_left(self, now: float) -> float:
-        """How long until there is something more that is through, if there is anything."""
+        """How long until `over` or `unsure` may say something else, if anything is here."""
+        if self.unsure(now, False):
+            return self._waiting[-1].puback_at + ALONE_SECONDS - now
         left = self._waiting[0].puback_at + GRACE_SECONDS - now
         return left if left > 0.001 else 0.0  # less than that is rounding
+
+    def unsure(self, now: float, in_parts: bool) -> bool:
+        """Whether something that has to go alone must wait; `in_parts`: a row that is taken apart, or its parts."""
+        return bool(self._waiting) and (in_parts or self._waiting[-1].puback_at + ALONE_SECONDS - now > 0.001)
 
     def lost(self) -> list[Sent]:
         """The session ended: what was in its grace. Nothing is left."""
