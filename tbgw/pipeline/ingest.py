@@ -384,11 +384,9 @@ class Ingest:
         if self._registry.dirty:
             # Before the rows, so that no stored row names a device whose profile a power cut could make us forget.
             self._write_registry()
-        rows, stored = self._spool.append(drafts)
+        _, stored = self._spool.append(drafts, self._appended)
         stored.addBoth(receipt.settle)
         stored.addCallback(self._committed)
-        if rows:
-            self._appended(rows)
 
     def _write_registry(self) -> None:
         content = self._registry.snapshot()
