@@ -94,7 +94,9 @@ class FakeSpool:
 
     # ISpool
 
-    def append(self, drafts: Sequence[Draft]) -> tuple[list[Row], Deferred[None]]:
+    def append(
+        self, drafts: Sequence[Draft], numbered: Callable[[list[Row]], None] | None = None
+    ) -> tuple[list[Row], Deferred[None]]:
         self.calls.append("append")
         stored: Deferred[None] = Deferred()
         rows = []
@@ -110,6 +112,8 @@ class FakeSpool:
             self.rows.update({row.seq: row for row in rows})
             self.pending_bytes += sum(len(row.payload) for row in rows)
             self._queue.append(_Commit(self, rows, stored, refused))
+            if rows and numbered is not None:
+                numbered(rows)
             return rows, stored
         stored.errback(self._broken)
         return [], stored
@@ -262,7 +266,7 @@ class FakeUplink:
         self.most_waiting = 0
         self._listener.link_up(self.limits)
 
-    def down(self) -> None:
+    def down(self, code: int | None = None) -> None:
         """The session ends: all Deferreds fail, as in the contract before or after `link_down`, here one half each."""
         assert self.connected
         assert self._listener is not None
@@ -271,7 +275,7 @@ class FakeUplink:
         half = len(waiting) // 2
         for sent in waiting[:half]:
             sent.answer.errback(LinkDown("the connection was lost"))
-        self._listener.link_down()
+        self._listener.link_down(code)
         for sent in waiting[half:]:
             sent.answer.errback(LinkDown("the connection was lost"))
 

@@ -64,7 +64,7 @@ def device(port, token):
 
 
 def firmware(port, token):
-    from tb_device_mqtt import TBDeviceMqttClient
+    from tb_device_mqtt import TBDeviceMqttClient, TBFirmwareState
 
     client = TBDeviceMqttClient("127.0.0.1", port, token, chunk_size=1000)
     received: queue.Queue[Any] = queue.Queue()
@@ -76,6 +76,8 @@ def firmware(port, token):
     connected(client)
     client.get_firmware_update()
     size, version = received.get(timeout=SECONDS)
+    client.update_firmware_info(title="meter", version=version, state=TBFirmwareState.UPDATED)
+    client.send_telemetry({"told": True}).get()  # its PUBACK comes after those of all states
     tell(size=size, version=version)
     wait()
     client.disconnect()

@@ -160,7 +160,7 @@ class SDKTests(unittest.TestCase):
             await self.told(driver, connected=True)
             await self.told(driver, size=len(image), version="v2")
             states = [value for _, value in self.sandbox.view.history("Plain", "fw_state", 0)]
-            self.assertIn("VERIFIED", states)
+            self.assertEqual(states[-4:], ["DOWNLOADING", "DOWNLOADED", "VERIFIED", "UPDATED"])
             driver.go()
             self.assertEqual(await driver.ended, 0, driver.errors)
 
