@@ -192,12 +192,16 @@ class ISpool(Interface):
     stored_messages = Attribute("Number of accepted readings in these rows.")
     last_seq = Attribute("The highest sequence number that was ever given out; 0 in a new spool.")
 
-    def append(drafts: Sequence[Draft]) -> tuple[list[Row], Deferred[None]]:
+    def append(
+        drafts: Sequence[Draft], numbered: Callable[[list[Row]], None] | None = None
+    ) -> tuple[list[Row], Deferred[None]]:
         """
         Keep these, in this order. Returns at once the rows as numbered, which may be sent on already, and a Deferred
-        that fires with None when they are on stable storage. Drafts that the drop policy refuses are not among the
-        rows; they are counted, and the Deferred then fails with `StoreFull` after the others are stored. It fails
-        with `StoreError` when the store broke; the spool then takes nothing more and `failed` is told, once.
+        that fires with None when they are on stable storage. `numbered` is called with the rows, if there are any,
+        before the worker is woken: who sends them on there does not share the interpreter with it meanwhile. Drafts
+        that the drop policy refuses are not among the rows; they are counted, and the Deferred then fails with
+        `StoreFull` after the others are stored. It fails with `StoreError` when the store broke; the spool then takes
+        nothing more and `failed` is told, once.
         """
 
     def delete(seqs: Sequence[int]) -> None:

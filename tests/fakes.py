@@ -94,7 +94,9 @@ class FakeSpool:
 
     # ISpool
 
-    def append(self, drafts: Sequence[Draft]) -> tuple[list[Row], Deferred[None]]:
+    def append(
+        self, drafts: Sequence[Draft], numbered: Callable[[list[Row]], None] | None = None
+    ) -> tuple[list[Row], Deferred[None]]:
         self.calls.append("append")
         stored: Deferred[None] = Deferred()
         rows = []
@@ -110,6 +112,8 @@ class FakeSpool:
             self.rows.update({row.seq: row for row in rows})
             self.pending_bytes += sum(len(row.payload) for row in rows)
             self._queue.append(_Commit(self, rows, stored, refused))
+            if rows and numbered is not None:
+                numbered(rows)
             return rows, stored
         stored.errback(self._broken)
         return [], stored

@@ -162,6 +162,27 @@ class UpdateTests(ReconfigurationCase):
         self.assertEqual(len(self.applier.applied), 1)
         self.assertTrue(self.own.shown["remote_configuration_status"]["ok"])
 
+    def test_a_connector_of_the_machine_is_put_away_and_taken_up_again(self) -> None:
+        """ThingsBoard never had its configuration; the name is enough, also for a later process."""
+        self.push(active_connectors=["Other"])
+        self.assertEqual([entry["name"] for entry in self.content()["connectors"]], ["Other"])
+        self.reconfiguration.stop()
+        self.begin()
+        self.push(active_connectors=["Other", "Line"])
+        self.assertEqual(self.content()["connectors"], self.general["connectors"][::-1])
+        self.assertEqual([entry.name for entry in self.applier.applied[-1].begun], ["Line"])
+        self.assertEqual(self.folder.state.inactive, {})
+
+    def test_an_active_connector_of_which_nothing_is_known(self) -> None:
+        """It is said, and does not keep the others; the same for one whose file is gone."""
+        self.push(active_connectors=["Line"])
+        (self.config_dir / "other.json").unlink()
+        self.push(active_connectors=["Line", "Other", "nope"], general_configuration={"handleDeviceRenaming": False})
+        self.assertEqual([entry["name"] for entry in self.content()["connectors"]], ["Line"])
+        status = self.own.shown["remote_configuration_status"]
+        self.assertEqual((status["ok"], status["changed"]), (True, ["tb_gateway.json"]))
+        self.assertIn("Other, nope", str(status["faults"]))
+
     def test_connectors_come_and_go(self) -> None:
         """An unknown active connector is asked for; one that is not active any more ends, and its file stays."""
         new = {**self.envelope(50009), "name": "New"}
@@ -266,6 +287,25 @@ class ConnectionTests(ReconfigurationCase):
         self.assertIn("undone", str(self.own.shown["remote_configuration_status"]))
         self.push(general_configuration={**update, "ts": 10**13 + 1})
         self.assertEqual(len(self.applier.applied), 3)
+
+    def test_a_new_process_tells_what_was_undone(self) -> None:
+        """Who undoes by a restart, or at a start, is gone before ThingsBoard is reached: the next process tells it."""
+        self.push(storage_configuration={"type": "memory"})
+        self.reconfiguration.stop()
+        self.begin()
+        self.clock.advance(CONFIRM_SECONDS)
+        self.assertEqual(len(self.applier.restarts), 1)
+        self.reconfiguration.stop()
+        self.begin()
+        self.own.up()
+        status = self.own.shown["remote_configuration_status"]
+        self.assertFalse(status["ok"])
+        self.assertIn("tb_gateway.json", str(status["faults"]))
+        self.assertIn("undone", str(status["faults"]))
+        self.reconfiguration.stop()
+        self.begin()
+        self.own.up()
+        self.assertNotIn("remote_configuration_status", self.own.shown, "told once")
 
     def test_undone_after_a_crash(self) -> None:
         """The time runs on in a new process."""

@@ -10,7 +10,8 @@ It moves bytes between the transport and a `Connection`, tells a listener what h
   the same reason. With a kept `Session` the Deferreds of publishes are left alone: the next connection fires them.
 * Writes: within `dataReceived` everything is collected and written once at its end. Outside of it a packet is written
   at once, because a delayed call would cost more than the transport's own gathering of writes; who sends many in one
-  turn can collect them by `with protocol.gathered():`.
+  turn can collect them by `with protocol.gathered():`. A lone publish, with no other in flight, goes to the socket in
+  the same turn (`writing`); of a burst that is the first, and the transport gathers the others.
 * Back-pressure: the protocol is the transport's streaming producer. While `paused`, bytes wait in the `Connection`, up
   to `max_unsent_bytes`. Over TLS, Twisted's loseConnection waits until the producer is unregistered, which `disconnect`
   and `close` do. So call `disconnect` before `ClientService.stopService`.
@@ -54,6 +55,7 @@ from tbgw.mqtt.options import ClientOptions, ServerOptions
 from tbgw.mqtt.packets import Connect, Properties, Publish, Subscription
 from tbgw.mqtt.properties import PropertyId
 from tbgw.mqtt.session import Session
+from tbgw.mqtt.writing import write_at_once
 
 __all__ = [
     "ClientOptions",
@@ -226,7 +228,11 @@ class _MQTTProtocol(Protocol):
     def _flush(self) -> None:
         if not (self.paused or self._gathering or self._ended_here):
             data = self._connection.data_to_send()
-            if data:
+            if not data:
+                return
+            if self._connection.inflight == 1:
+                write_at_once(self.transport, data)
+            else:
                 self.transport.write(data)
 
     def _sent(self) -> None:

@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tbgw.ocpp.options import CentralSystemOptions
+from tbgw.ocpp.writing import write_at_once
 
 _log = Logger(namespace="tbgw.ocpp")
 
@@ -44,7 +45,7 @@ UNANSWERED = 1
 NOT_READING = 2
 OWNER = 4
 
-SHORT_BYTES = 1_000
+SHORT_BYTES = 1_400
 COMPRESS_FROM_BYTES = 512
 """Shorter messages go out uncompressed."""
 
@@ -364,11 +365,11 @@ class LeanWebSocket(WebSocketServerProtocol, metaclass=ABCMeta):
             self.sendMessage(payload, False)
             deflate._compressor = None
         elif length < 126:
-            self.transport.write(bytes((0x81, length)) + payload)
+            write_at_once(self.transport, bytes((0x81, length)) + payload)
         elif length < 65536:
-            self.transport.write(b"\x81\x7e" + length.to_bytes(2, "big") + payload)
+            write_at_once(self.transport, b"\x81\x7e" + length.to_bytes(2, "big") + payload)
         else:
-            self.transport.write(b"\x81\x7f" + length.to_bytes(8, "big") + payload)
+            write_at_once(self.transport, b"\x81\x7f" + length.to_bytes(8, "big") + payload)
         if self._held & NOT_READING:
             self._unsent += length
             if self._unsent > self.options.max_unsent_bytes:

@@ -303,7 +303,9 @@ class Spool:
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
-    def append(self, drafts: Sequence[Draft]) -> tuple[list[Row], Deferred[None]]:
+    def append(
+        self, drafts: Sequence[Draft], numbered: Callable[[list[Row]], None] | None = None
+    ) -> tuple[list[Row], Deferred[None]]:
         """See `ISpool`. No drafts at all is allowed: the Deferred then says that everything before is stored."""
         if self._state is not _State.OPEN:
             self._events.emit(MessagesNotStored(sum(draft.messages for draft in drafts)))
@@ -325,7 +327,11 @@ class Spool:
             self._pending_messages += draft.messages
             self._pending_bytes += size
         self._queue.append(entry)
-        self._pump()
+        try:
+            if rows and numbered is not None:
+                numbered(rows)
+        finally:  # they are queued, so they are stored whatever the other says
+            self._pump()
         self._weigh()
         return rows, entry.done
 

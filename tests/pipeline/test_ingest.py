@@ -227,9 +227,9 @@ class PackTests(Base):
         big = Reading(bench.device(), tuple((ts, {"k": ts}) for ts in range(1, 50)))
         real = bench.spool.append
 
-        def append_and_say_more(drafts: Any) -> Any:
+        def append_and_say_more(drafts: Any, numbered: Any = None) -> Any:
             bench.spool.append = real  # type: ignore[method-assign] # once is enough
-            result = real(drafts)
+            result = real(drafts, numbered)
             bench.ingest.accept(said(bench.device("B"), "from within"))
             return result
 
