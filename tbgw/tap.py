@@ -7,6 +7,7 @@ printed as one line, and twistd ends with status 1.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from tbgw.configfolder import ConfigFolder
 
 DEFAULT_CONFIG_DIR = "/etc/tbgw"
+
+GARBAGE_THRESHOLDS = (5_000, 10, 100)
+"""See `collect_garbage_seldom`. Python's own are (700, 10, 10)."""
 
 
 class Options(usage.Options):
@@ -84,6 +88,7 @@ def makeService(options: Options) -> IService:
     from tbgw.service import Gateway
 
     use_monotonic_clock(reactor)
+    collect_garbage_seldom()
     try:
         return Gateway(options.config, reactor)
     except ConfigurationError as error:
@@ -127,3 +132,14 @@ def use_monotonic_clock(reactor: Any) -> None:
     """
     if not reactor.getDelayedCalls():
         reactor.seconds = time.monotonic
+
+
+def collect_garbage_seldom() -> None:
+    """
+    Let the collector look at everything that lives a hundred times more seldom, which for a gateway is nearly never.
+    Nothing else runs during such a look, which takes 80 to 450 ms with 10,000 charge
+    points, five times while they connect. Nearly all that the gateway lets go is freed without the collector;
+    what is not is found young, so memory does not grow by it. `gc.freeze` after the start was measured and dropped:
+    what connects later is what there is most of.
+    """
+    gc.set_threshold(*GARBAGE_THRESHOLDS)

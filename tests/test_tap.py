@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 
 from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase
 
 from tbgw.configfolder import WAITING, ConfigFolder
-from tbgw.tap import Options
+from tbgw.tap import Options, collect_garbage_seldom
 from tests.config.fakes import TOKEN, FolderCase
 
 
@@ -45,3 +47,19 @@ class StartTests(FolderCase):
         folder = ConfigFolder(self.config_dir, self.data_dir)
         folder.load()
         self.assertNotEqual(folder.state.phase, WAITING)
+
+
+class GarbageTests(SynchronousTestCase):
+    """What it sets for the process."""
+
+    def setUp(self) -> None:
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        gc.set_threshold(700, 10, 10)
+
+    def test_seldom(self) -> None:
+        """Everything is looked at after millions of objects, and young garbage still after thousands."""
+        collect_garbage_seldom()
+        young, middle, old = gc.get_threshold()
+        self.assertTrue(700 < young <= 10_000)
+        self.assertGreater(young * middle * old, 1_000_000)
+        self.assertTrue(gc.isenabled())
