@@ -1,4 +1,4 @@
-"""`python -m bench.ocpp [throughput|latency|connect|memory|storm|scale ...]`: what OCPP costs, and how much it carries.
+"""`python -m bench.ocpp [throughput|latency|lone|connect|memory|storm|scale ...]`: what OCPP costs and carries.
 
 Measured are the whole gateway (`twistd tbgw`, default mapping, its store at synchronous=FULL on this machine's disk,
 delivering to a mosquitto meanwhile; a CALLRESULT leaves when the reading is stored), the library alone, and beside them
@@ -8,9 +8,12 @@ printed is the median with the smallest and the largest. "per CPU second" divide
 process used, which a busy machine disturbs less than the clock.
 
 throughput: 500 stations, each sends MeterValues of ten samples (1.3 KB), the next when it has its CALLRESULT; and
-Heartbeats. latency: the same with 20 under way at a time, all 500 in turn. connect: 1,000 handshakes, plain and TLS.
-memory: resident size per station after each has sent messages. storm: 5,000 reconnect at once. scale: 10,000 plain
-stations, 3,000 with TLS, at the pace of real ones.
+Heartbeats. latency: the same with 20 under way at a time, all 500 in turn. lone: what a message costs that has the
+gateway for itself, by the CPU time and the goings to sleep of all threads (/proc/PID/task), at 85 a second and with
+each sent when the one before is answered; and what the same pure work of some 20 us costs a program when it never
+sleeps and when it does in between, which is the machine's part. connect: 1,000 handshakes, plain and TLS. memory:
+resident size per station after each has sent messages. storm: 5,000 reconnect at once. scale: 10,000 plain stations,
+3,000 with TLS, at the pace of real ones.
 """
 
 from __future__ import annotations
@@ -33,6 +36,23 @@ from bench.rig import GATEWAY_CORE, LOAD_CORE, accepts, free_port, mosquitto, wa
 
 REPEATS = 3
 SECONDS = 4
+LONE_SECONDS = 8
+
+_CONTROL = f"""
+import json, os, time
+os.sched_setaffinity(0, {GATEWAY_CORE})
+text = json.dumps([{{"measurand": "Voltage", "value": str(n), "unit": "V"}} for n in range(20)])
+def cost(times, pause):
+    used = 0
+    for _ in range(times):
+        time.sleep(pause) if pause else None
+        begin = time.thread_time_ns()
+        json.dumps({{str(n): entry["value"] for n, entry in enumerate(json.loads(text))}}, sort_keys=True)
+        used += time.thread_time_ns() - begin
+    return used / times / 1000
+cost(1000, 0)
+print(f"the same work takes {{cost(5000, 0):.0f}} us without a sleep, {{cost(300, 1 / 85):.0f}} us 85 times a second")
+"""
 
 
 class Server:
@@ -53,6 +73,16 @@ class Server:
         """What it used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def tasks(self) -> tuple[float, int]:
+        """CPU seconds of all threads, to the nanosecond, and how often one of them went to sleep."""
+        used = sleeps = 0
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            used += int((task / "schedstat").read_text().split()[0])
+            for line in (task / "status").read_text().splitlines():
+                if line.startswith("voluntary_ctxt_switches"):
+                    sleeps += int(line.split()[1])
+        return used / 1e9, sleeps
 
     def resident_kib(self) -> int:
         """Its resident size."""
@@ -230,6 +260,45 @@ def latency() -> None:
     compare("MeterValues, 20 under way", "meter", ["gateway", "library", "ocpp"], active=20)
 
 
+def lone() -> None:
+    """Nothing to share a commit, a wake-up or a warm cache with."""
+    ways: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("85 a second", "pace", {"rate": 85, "seconds": LONE_SECONDS}),
+        ("one after the other", "meter", {"active": 1, "seconds": LONE_SECONDS}),
+    )
+    for title, mode, options in ways:
+        for kind in ("gateway", "library"):
+            runs = [_lone_run(kind, mode, options) for _ in range(REPEATS)]
+            print(
+                f"lone, {title}, {kind}: {spread([run['cpu_ms'] for run in runs], 2)} ms of CPU each, "
+                f"{spread([run['sleeps'] for run in runs], 1)} goings to sleep, "
+                f"p50 {spread([run['p50_ms'] for run in runs], 2)} ms ({REPEATS} runs, 100 stations)"
+            )
+    control = subprocess.run([sys.executable, "-c", _CONTROL], check=True, capture_output=True, text=True)
+    print(f"the machine's part: {control.stdout.strip()}")
+
+
+def _lone_run(kind: str, mode: str, options: dict[str, Any]) -> dict[str, float]:
+    with central(kind) as server:
+        warm = stations(server.port, 50, "meter", seconds=1, active=1, path="CPwarm{0}")
+        outcome(warm)
+        warm.wait()
+        running = stations(server.port, 100, mode, **options)
+        assert running.stdout is not None
+        if mode == "pace":
+            running.stdout.readline()
+        cpu_before, sleeps_before = server.tasks()
+        result = outcome(running)
+        cpu_after, sleeps_after = server.tasks()
+        # The load's first second is not in its count.
+        count = result["count"] * (LONE_SECONDS + 1) / LONE_SECONDS
+        return {
+            "cpu_ms": (cpu_after - cpu_before) / count * 1000,
+            "sleeps": (sleeps_after - sleeps_before) / count,
+            "p50_ms": result["p50_ms"],
+        }
+
+
 def connect() -> None:
     """Handshakes."""
     for tls in (False, True):
@@ -307,6 +376,7 @@ def scale() -> None:
 PARTS: dict[str, Callable[[], None]] = {
     "throughput": throughput,
     "latency": latency,
+    "lone": lone,
     "connect": connect,
     "memory": memory,
     "storm": storm,

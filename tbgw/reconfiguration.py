@@ -342,10 +342,26 @@ class Reconfiguration:
         self._note(update, carried_out=True)
         if GENERAL_FILE in plan.files:
             self._folder.note_connectors(_connectors(files[GENERAL_FILE]), _connectors(plan.files[GENERAL_FILE]))
-        await self._in_thread(lambda: self._folder.write(contents, self._now_ms(), what.cuts))
+        stays_open = what.cuts or self._folder.state.phase == WAITING
+        await self._in_thread(lambda: self._folder.write(contents, self._now_ms(), confirm=True))
         self._events.emit(ConfigurationChanged(files=", ".join(sorted(contents)), how=_how(what)))
-        await self._apply(config, what)
+        try:
+            await self._apply(config, what)
+        except ConfigurationError:
+            await self._put_back()
+            raise
+        if not stays_open:
+            await self._in_thread(self._folder.confirmed)
         return sorted(contents)
+
+    async def _put_back(self) -> None:
+        """A part could not be made: the next start would fail on what is written."""
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        await self._in_thread(self._folder.undo)
+        self._folder.state.undone = []  # who pushed it is told at once
+        config = self._checked({})
+        await self._apply(config, difference(self.config, config))
 
     async def _ask_for(self, names: Sequence[str]) -> dict[str, Value]:
         askable = [name for name in names if "," not in name]

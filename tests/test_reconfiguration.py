@@ -14,7 +14,7 @@ from tbgw.config.gateway import GatewayConfig
 from tbgw.config.loader import Examined, examine_folder
 from tbgw.configfolder import WAITING, ConfigFolder
 from tbgw.connectors.parsers import PARSERS
-from tbgw.errors import NoAnswer
+from tbgw.errors import ConfigurationError, NoAnswer
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.model import OwnAttributes
@@ -60,10 +60,12 @@ class Applier:
         self.applied: list[Difference] = []
         self.restarts: list[str] = []
         self.wait: Deferred[None] | None = None
+        self.fault: Exception | None = None
 
     def apply(self, config: GatewayConfig, what: Difference) -> Deferred[None]:
         self.applied.append(what)
-        return self.wait or succeed(None)
+        fault, self.fault = self.fault, None
+        return fail(fault) if fault is not None else self.wait or succeed(None)
 
     def restart(self, why: str) -> None:
         self.restarts.append(why)
@@ -182,6 +184,26 @@ class UpdateTests(ReconfigurationCase):
         status = self.own.shown["remote_configuration_status"]
         self.assertEqual((status["ok"], status["changed"]), (True, ["tb_gateway.json"]))
         self.assertIn("Other, nope", str(status["faults"]))
+
+    def test_what_only_shows_when_it_is_made(self) -> None:
+        """A connector that cannot be made, e.g. for want of a package, changes nothing: the next start would fail."""
+        before = {path.name: path.read_bytes() for path in self.config_dir.iterdir() if path.is_file()}
+        self.applier.fault = ConfigurationError(["connector Line: needs the Python package x"])
+        self.push(Line=self.envelope(50003))
+        self.assertEqual({p.name: p.read_bytes() for p in self.config_dir.iterdir() if p.is_file()}, before)
+        self.assertEqual([what.gone for what in self.applier.applied], [("Line",), ("Line",)])
+        self.assertEqual(self.folder.state.phase, "")
+        self.assertEqual(self.folder.state.undone, [])
+        status = self.own.shown["remote_configuration_status"]
+        self.assertEqual((status["ok"], status["faults"]), (False, ["connector Line: needs the Python package x"]))
+        self.push(Line=self.envelope(50004))
+        self.assertTrue(self.own.shown["remote_configuration_status"]["ok"])
+        self.assertEqual(self.folder.state.phase, "")
+        self.applier.fault = ConfigurationError(["ca.pem: cannot be read"])
+        self.push(general_configuration={"port": 1884})
+        self.assertEqual(self.content()["thingsboard"].get("port"), None)
+        self.clock.advance(CONFIRM_SECONDS + 1)
+        self.assertEqual(self.counters.total("configuration_undone"), 0)
 
     def test_connectors_come_and_go(self) -> None:
         """An unknown active connector is asked for; one that is not active any more ends, and its file stays."""
