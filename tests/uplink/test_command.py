@@ -6,13 +6,17 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-from twisted.internet import reactor
+from twisted.internet import reactor as real_reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from tbgw.uplink import command
 from tbgw.uplink.command import MAX_OUTPUT_BYTES, run_command
+
+reactor: Any = real_reactor
 
 
 class CommandTests(TestCase):
@@ -51,9 +55,11 @@ class CommandTests(TestCase):
     async def test_something_left_in_the_background(self) -> None:
         """Its end is the end, though what it left running holds its output open."""
         source = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, file=open('pid', 'w'))"
-        self.addCleanup(lambda: os.kill(int((self.folder / "pid").read_text()), signal.SIGKILL))
-        self.assertEqual(await self.run_python(source, seconds=20.0), "")
-        os.kill(int((self.folder / "pid").read_text()), 0)
+        outcome = await self.run_python(source, seconds=20.0)
+        os.kill(int((self.folder / "pid").read_text()), signal.SIGKILL)  # it was still there
+        while any(type(one).__name__ == "ProcessReader" for one in reactor.getReaders()):
+            await deferLater(reactor, 0.02, lambda: None)  # its pipe is closed with it
+        self.assertEqual(outcome, "")
 
     async def test_none(self) -> None:
         """What is no program is said in words."""

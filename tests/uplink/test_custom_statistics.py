@@ -75,6 +75,8 @@ class ProgramTests(TestCase):
         source = "import subprocess, sys; print(subprocess.Popen(['sleep', '600'], stderr=2).pid)"
         await self.run_all(Command(python(source), "pid"), Command(python("print(1)"), "next"))
         os.kill(int(self.said["pid"]), signal.SIGKILL)
+        while any(type(one).__name__ == "ProcessReader" for one in reactor.getReaders()):
+            await deferLater(reactor, 0.02, lambda: None)  # its pipe is closed with it
         self.assertEqual(self.said["next"], 1.0)
 
     async def test_stop(self) -> None:
