@@ -65,6 +65,10 @@ class State:
     """How often the gateway was started since."""
     undo: dict[str, str | None] = field(default_factory=dict)
     """File to its backup; None for one that was not there."""
+    inactive: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Entries of connectors that were taken out of the list, by name, so that the name is enough to bring them back."""
+    undone: list[str] = field(default_factory=list)
+    """Files of a change that was undone, until ThingsBoard has been told."""
 
 
 class ConfigFolder:
@@ -146,6 +150,24 @@ class ConfigFolder:
             del state.seen[name]
             state.shown.pop(name, None)
 
+    def inactive(self) -> dict[str, dict[str, Any]]:
+        """Entries that were taken out of the list of connectors and whose files are still there, by name."""
+        return {
+            name: entry for name, entry in self.state.inactive.items() if self.is_file(str(entry.get("configuration")))
+        }
+
+    def note_connectors(self, before: Value, after: Value) -> None:
+        """The list of connectors becomes another. Kept in memory until something is written."""
+        entries = [entry for entry in before if isinstance(entry, dict)] if isinstance(before, list) else []
+        listed = [entry.get("name") for entry in after if isinstance(entry, dict)] if isinstance(after, list) else []
+        inactive = self.state.inactive
+        for entry in entries:
+            if isinstance(entry.get("name"), str):
+                inactive[entry["name"]] = entry
+        for name in list(inactive):
+            if name in listed or len(inactive) > MAX_SEEN:
+                del inactive[name]
+
     def write(self, files: Mapping[str, bytes], now_ms: int, confirm: bool) -> None:
         """
         Put these contents in the place of the files'. With `confirm` the change is undone by `undo`, or by `recover`,
@@ -182,6 +204,7 @@ class ConfigFolder:
     def undo(self) -> None:
         """Put the files back as they were before the change that is not confirmed. Raises OSError."""
         self._restore(self.state.undo)
+        self.state.undone = sorted(self.state.undo)
         self.confirmed()
 
     def recover(self) -> list[str]:
@@ -210,6 +233,8 @@ class ConfigFolder:
             "phase": state.phase,
             "starts": state.starts,
             "undo": state.undo,
+            "undone": state.undone,
+            "inactive": dict(state.inactive),
         }
         replace_file(self._state_path, json.dumps(content, indent=1).encode("ascii"))
 
@@ -281,4 +306,6 @@ def _state(content: Any) -> State:
     phase = content["phase"]
     if phase not in ("", WRITING, WAITING):
         raise ValueError("an unknown phase")
-    return State(seen, shown, phase, int(content["starts"]), undo)
+    undone = [str(name) for name in content.get("undone", ())]  # absent in files of earlier versions
+    inactive = {str(name): dict(entry) for name, entry in dict(content.get("inactive", {})).items()}
+    return State(seen, shown, phase, int(content["starts"]), undo, inactive, undone)

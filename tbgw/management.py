@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
@@ -127,6 +127,7 @@ class Management:
         self._statistics: list[IService] = []
         self._activity: Activity | None = None
         self._pending_end: Any = None
+        self._exchanging = DeferredLock()
         self._started = False
 
     # Start and stop.
@@ -273,11 +274,15 @@ class Management:
         self._pending_end = self._parts.reactor.callLater(seconds, end, "ThingsBoard asked for it")
 
     async def _restart_connector(self, name: str) -> None:
-        config = self.reconfiguration.config
-        entry = next((entry for entry in config.connectors if entry.name == name), None)
-        if entry is None:
-            raise CommandFailed("there is no connector of that name", 404)
-        await self._exchange((name,), (entry,), config)
+        await self._exchanging.acquire()
+        try:
+            config = self.reconfiguration.config
+            entry = next((entry for entry in config.connectors if entry.name == name), None)
+            if entry is None:
+                raise CommandFailed("there is no connector of that name", 404)
+            await self._exchange((name,), (entry,), config)
+        finally:
+            self._exchanging.release()
 
     # Changes of the configuration (`reconfiguration.Applier`).
 
@@ -294,12 +299,19 @@ class Management:
         if what.live and self._started:
             self._end_live()
             self._begin_live(config)
-        await self._exchange(what.gone, what.begun, config)
+        await self._exchanging.acquire()
+        try:
+            await self._exchange(what.gone, what.begun, config)
+        finally:
+            self._exchanging.release()
         if what.link:
             self._parts.relink()
 
     async def _exchange(self, gone: Sequence[str], begun: Sequence[ConnectorEntry], config: GatewayConfig) -> None:
-        """End some connectors, then begin some, by name; those of one name are never there at the same time."""
+        """
+        End some connectors, then begin some, by name; those of one name are never there at the same time. For who holds
+        the lock: two that exchange the same one would each begin a successor, and only one of them could be ended.
+        """
         connectors = self._parts.connectors
         for name in gone:
             connector = connectors.pop(name, None)

@@ -160,6 +160,8 @@ class SessionLimits:
     """Whether ThingsBoard itself has said so, so that an empty limit means none, and not that nobody told."""
     echoes: bool = field(default=False, compare=False)
     """Whether a plain broker is in ThingsBoard's place, which sends our own messages back to us."""
+    doubtful_pubacks: bool = field(default=False, compare=False)
+    """Whether a PUBACK may stand for a refusal, behind which the session ends: ThingsBoard on MQTT 3.1.1."""
 
 
 class OwnAttributes(NamedTuple):

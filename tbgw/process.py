@@ -3,8 +3,9 @@
 
 Beginning anew is `exec` of the very command that started us, in the folder of that time, once everything is stopped in
 good order and nothing of it runs any more. The process keeps its number, so it makes no difference who watches over it:
-systemd (any `Type`), an init script with a pid file, a container, or nobody at all. (The reference executes `argv[0]`
-without flushing anything; under its own unit that is the word `-c`, C-61.)
+systemd, a container, or nobody at all; but for a twistd that goes to the background, which does so once more and writes
+its new number to the pid file. (The reference executes `argv[0]` without flushing anything; under its own unit that is
+the word `-c`, C-61.)
 
 Considered and dropped: ending with a status that systemd's `Restart=` answers, because where nobody restarts it a
 restart that was asked for from ThingsBoard would be the end.

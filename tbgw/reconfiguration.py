@@ -56,6 +56,9 @@ from tbgw.uplink.remote_config import FIXED, MAX_FAULTS, STATUS, Refusal
 MAX_WAITING = 600
 """Attributes that wait while another update is carried out; ThingsBoard cannot have more than there are connectors."""
 
+UNDONE_WHY = "it was not finished, or ThingsBoard was not reached in time with it"
+"""What ThingsBoard is told of such a change once it is reached again."""
+
 LINK_FIELDS = frozenset({"host", "port", "security", "proxy_host", "proxy_port"})
 """Fields of `thingsboard` that only ask for another session."""
 
@@ -194,6 +197,8 @@ class Reconfiguration:
         self._watch: IDelayedCall | None = None
         self._deadline: IDelayedCall | None = None
         self._status: dict[str, Value] = {}
+        self._remarks: list[str] = []
+        """What is to be said about an update that is carried out."""
         self._restarting = False
         self._known_places: tuple[dict[str, tuple[int, int, int]], Places] | None = None
 
@@ -229,7 +234,15 @@ class Reconfiguration:
             confirmed = self._in_thread(self._folder.confirmed)
             confirmed.addCallbacks(lambda _: self._events.emit(ConfigurationConfirmed()), self._not_written)
         if self.config.thingsboard.remote_configuration:
+            self._tell_undone()
             self._background(self._look_up())
+
+    def _tell_undone(self) -> None:
+        """Who undid a change had no session to tell it in, and was maybe another process."""
+        undone, self._folder.state.undone = self._folder.state.undone, []
+        if undone:
+            self._tell(False, [f"the change of {', '.join(undone)} was undone: {UNDONE_WHY}"], ())
+            self._in_thread(self._folder.save).addErrback(self._not_written)
 
     async def _look_up(self) -> None:
         """Ask for what was changed while there was no session, then show what holds."""
@@ -291,6 +304,7 @@ class Reconfiguration:
 
     async def _one(self, update: dict[str, Value]) -> None:
         names = sorted(update)
+        self._remarks = []
         try:
             changed = await self._carry_out(update)
         except (Refusal, ConfigurationError) as error:
@@ -302,16 +316,20 @@ class Reconfiguration:
             self._tell(False, [f"cannot be written: {error}"], ())
             self._events.emit(ConfigurationRefused(attributes=", ".join(names), why=f"cannot be written: {error}"))
         else:
-            self._tell(True, [], changed)
+            self._tell(True, self._remarks, changed)
 
     async def _carry_out(self, update: dict[str, Value]) -> Sequence[str]:
         """The files that were changed. Raises Refusal, ConfigurationError, OSError, StoreError; then nothing was."""
         files = self._folder.read()
         places = self._places()
-        plan = remote_config.plan(update, files, places)
+        inactive = self._folder.inactive()
+        plan = remote_config.plan(update, files, places, inactive)
         if plan.unknown:
             update.update(await self._ask_for(plan.unknown))
-            plan = remote_config.plan(update, files, places)
+            plan = remote_config.plan(update, files, places, inactive)
+        if plan.unknown:
+            names = ", ".join(plan.unknown)
+            self._remarks = [f"{remote_config.ACTIVE}: nothing is known of {names[:200]}, here or in ThingsBoard"]
         if not plan.files:
             self._note(update, carried_out=True)
             await self._in_thread(self._folder.save)
@@ -322,10 +340,28 @@ class Reconfiguration:
         config = self._checked(contents)
         what = difference(self.config, config)
         self._note(update, carried_out=True)
-        await self._in_thread(lambda: self._folder.write(contents, self._now_ms(), what.cuts))
+        if GENERAL_FILE in plan.files:
+            self._folder.note_connectors(_connectors(files[GENERAL_FILE]), _connectors(plan.files[GENERAL_FILE]))
+        stays_open = what.cuts or self._folder.state.phase == WAITING
+        await self._in_thread(lambda: self._folder.write(contents, self._now_ms(), confirm=True))
         self._events.emit(ConfigurationChanged(files=", ".join(sorted(contents)), how=_how(what)))
-        await self._apply(config, what)
+        try:
+            await self._apply(config, what)
+        except ConfigurationError:
+            await self._put_back()
+            raise
+        if not stays_open:
+            await self._in_thread(self._folder.confirmed)
         return sorted(contents)
+
+    async def _put_back(self) -> None:
+        """A part could not be made: the next start would fail on what is written."""
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        await self._in_thread(self._folder.undo)
+        self._folder.state.undone = []  # who pushed it is told at once
+        config = self._checked({})
+        await self._apply(config, difference(self.config, config))
 
     async def _ask_for(self, names: Sequence[str]) -> dict[str, Value]:
         askable = [name for name in names if "," not in name]
@@ -382,8 +418,6 @@ class Reconfiguration:
             self._log.error("a remote change cannot be undone: {error}", error=str(error))
             return
         self._events.emit(ConfigurationUndone(files=files, seconds=seconds))
-        why = f"ThingsBoard was not reached within {seconds} s of the change of {files}; it was undone"
-        self._tell(False, [why], ())
         await self._apply(config, difference(self.config, config))
 
     # Showing.
@@ -475,6 +509,10 @@ class Reconfiguration:
         finally:
             self._busy = False
             self.take({}, live=True)
+
+
+def _connectors(general: Value) -> Value:
+    return general.get("connectors") if isinstance(general, dict) else None
 
 
 def _how(what: Difference) -> str:

@@ -284,7 +284,7 @@ class Gateway(Service):
                 examine=self._examine,
                 restart=self.restart,
                 reboot=lambda why: self.restart(why, process.restart_machine),
-                running=lambda: self._listening,
+                running=lambda: self._listening and bool(self.running),
                 remove_credentials=self._remove_credentials,
             ),
         )
@@ -301,6 +301,8 @@ class Gateway(Service):
     def _relink(self) -> None:
         maker = self._link_maker()
         self.uplink.redirect(maker.endpoint(), maker.where, maker.credentials())
+        if self._certificate is not None:
+            self._certificate.look_again()
 
     def _remove_credentials(self) -> Deferred[bool]:
         return succeed(False) if self.enrolment is self.uplink else self.enrolment.forget()
@@ -338,17 +340,17 @@ class Gateway(Service):
             written.addErrback(lambda failure: setattr(self.registry, "dirty", True))
 
     def _build_certificate_watch(self) -> Any:
-        """Looks when our own certificate ends, where there is one or may come one."""
+        """Looks when our own certificate ends, where there is one or may come one: also from ThingsBoard."""
         section = self._config.thingsboard
         provisioned = section.provisioning is not None
-        if section.security.cert is None and not (provisioned and section.security.tls):
-            return None
+        if not section.security.tls:
+            return None  # to begin with TLS takes a new process
         from tbgw.link import utc_now
         from tbgw.uplink.expiry import CertificateWatch
 
         def certificate() -> Path | None:
             login = self.enrolment.login if provisioned else None
-            return login.certificate if login is not None else section.security.cert
+            return login.certificate if login is not None else self._config.thingsboard.security.cert
 
         watch = CertificateWatch(
             certificate,

@@ -1,3 +1,4 @@
+# -*- test-case-name: tests.test_tap -*-
 """twistd's face: the options of `twistd tbgw`, and making the service. Thin; `service` builds everything.
 
 The configuration is read and checked in `postOptions`, before anything listens, connects or daemonises: every fault is
@@ -11,14 +12,18 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.python import usage
 
 from tbgw.config.gateway import GatewayConfig
 from tbgw.errors import ConfigurationError
+from tbgw.process import run_anew
 from tbgw.version import VERSION
+
+if TYPE_CHECKING:
+    from tbgw.configfolder import ConfigFolder
 
 DEFAULT_CONFIG_DIR = "/etc/tbgw"
 
@@ -38,6 +43,7 @@ class Options(usage.Options):
     ]
 
     config: GatewayConfig
+    folder: ConfigFolder
 
     def opt_version(self) -> None:
         """Print the version of tbgw and exit."""
@@ -52,7 +58,7 @@ class Options(usage.Options):
         # Made absolute now: twistd changes the current folder when it becomes a daemon.
         named = self["config-dir"] or os.environ.get("TB_GW_CONFIG_DIR") or DEFAULT_CONFIG_DIR
         config_dir, data_dir = Path(named).absolute(), Path(self["data-dir"]).absolute()
-        folder = ConfigFolder(config_dir, data_dir)
+        folder = self.folder = ConfigFolder(config_dir, data_dir)
         folder.load()  # what is wrong with it is told when the gateway runs
         try:
             for line in folder.recover():
@@ -60,7 +66,12 @@ class Options(usage.Options):
         except OSError as error:
             raise usage.UsageError(f"a remote change cannot be undone: {error}") from None
         try:
-            self.config = load(config_dir, data_dir, os.environ)
+            try:
+                self.config = load(config_dir, data_dir, os.environ)
+            except ConfigurationError as error:
+                if not undone(folder, error):
+                    raise
+                self.config = load(config_dir, data_dir, os.environ)
         except ConfigurationError as error:
             lines = "\n".join(error.faults)
             raise usage.UsageError(f"the configuration in {config_dir} cannot be used:\n{lines}") from None
@@ -82,7 +93,25 @@ def makeService(options: Options) -> IService:
         return Gateway(options.config, reactor)
     except ConfigurationError as error:
         # What only shows when the parts are made, such as a data folder that cannot be written.
+        if undone(options.folder, error):
+            run_anew()
         raise SystemExit("\n".join(error.faults)) from None
+
+
+def undone(folder: ConfigFolder, error: ConfigurationError) -> bool:
+    """Whether a start that fails with `error` was the first with a remote change, which then is no more."""
+    from tbgw.configfolder import WAITING
+
+    if folder.state.phase != WAITING:
+        return False
+    try:
+        folder.undo()
+    except OSError as fault:
+        sys.stderr.write(f"a remote change cannot be undone: {fault}\n")
+        return False
+    lines = "\n".join(error.faults)
+    sys.stderr.write(f"a remote change is undone, because the gateway cannot start with it:\n{lines}\n")
+    return True
 
 
 def leave_out_tls() -> None:

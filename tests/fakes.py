@@ -266,7 +266,7 @@ class FakeUplink:
         self.most_waiting = 0
         self._listener.link_up(self.limits)
 
-    def down(self) -> None:
+    def down(self, code: int | None = None) -> None:
         """The session ends: all Deferreds fail, as in the contract before or after `link_down`, here one half each."""
         assert self.connected
         assert self._listener is not None
@@ -275,7 +275,7 @@ class FakeUplink:
         half = len(waiting) // 2
         for sent in waiting[:half]:
             sent.answer.errback(LinkDown("the connection was lost"))
-        self._listener.link_down()
+        self._listener.link_down(code)
         for sent in waiting[half:]:
             sent.answer.errback(LinkDown("the connection was lost"))
 

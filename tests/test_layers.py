@@ -43,7 +43,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "management": LOW | ROOMS | {"config", "configfolder", "reconfiguration"},
     "link": LOW | {"config", "uplink"},
     "service": LOW | ROOMS | {"config", "link", "logs", "configfolder", "management", "process"},
-    "tap": LOW | ROOMS | {"config", "configfolder", "link", "logs", "service"},
+    "tap": LOW | ROOMS | {"config", "configfolder", "link", "logs", "process", "service"},
     "cli": LOW | ROOMS | {"config", "link", "logs", "service", "tap"},
 }
 """What each top-level part of tbgw may import, besides itself."""

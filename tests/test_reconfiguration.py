@@ -14,7 +14,7 @@ from tbgw.config.gateway import GatewayConfig
 from tbgw.config.loader import Examined, examine_folder
 from tbgw.configfolder import WAITING, ConfigFolder
 from tbgw.connectors.parsers import PARSERS
-from tbgw.errors import NoAnswer
+from tbgw.errors import ConfigurationError, NoAnswer
 from tbgw.internal_events import Events
 from tbgw.metrics import Counters
 from tbgw.model import OwnAttributes
@@ -60,10 +60,12 @@ class Applier:
         self.applied: list[Difference] = []
         self.restarts: list[str] = []
         self.wait: Deferred[None] | None = None
+        self.fault: Exception | None = None
 
     def apply(self, config: GatewayConfig, what: Difference) -> Deferred[None]:
         self.applied.append(what)
-        return self.wait or succeed(None)
+        fault, self.fault = self.fault, None
+        return fail(fault) if fault is not None else self.wait or succeed(None)
 
     def restart(self, why: str) -> None:
         self.restarts.append(why)
@@ -161,6 +163,47 @@ class UpdateTests(ReconfigurationCase):
         self.push(Line=self.envelope(50004))
         self.assertEqual(len(self.applier.applied), 1)
         self.assertTrue(self.own.shown["remote_configuration_status"]["ok"])
+
+    def test_a_connector_of_the_machine_is_put_away_and_taken_up_again(self) -> None:
+        """ThingsBoard never had its configuration; the name is enough, also for a later process."""
+        self.push(active_connectors=["Other"])
+        self.assertEqual([entry["name"] for entry in self.content()["connectors"]], ["Other"])
+        self.reconfiguration.stop()
+        self.begin()
+        self.push(active_connectors=["Other", "Line"])
+        self.assertEqual(self.content()["connectors"], self.general["connectors"][::-1])
+        self.assertEqual([entry.name for entry in self.applier.applied[-1].begun], ["Line"])
+        self.assertEqual(self.folder.state.inactive, {})
+
+    def test_an_active_connector_of_which_nothing_is_known(self) -> None:
+        """It is said, and does not keep the others; the same for one whose file is gone."""
+        self.push(active_connectors=["Line"])
+        (self.config_dir / "other.json").unlink()
+        self.push(active_connectors=["Line", "Other", "nope"], general_configuration={"handleDeviceRenaming": False})
+        self.assertEqual([entry["name"] for entry in self.content()["connectors"]], ["Line"])
+        status = self.own.shown["remote_configuration_status"]
+        self.assertEqual((status["ok"], status["changed"]), (True, ["tb_gateway.json"]))
+        self.assertIn("Other, nope", str(status["faults"]))
+
+    def test_what_only_shows_when_it_is_made(self) -> None:
+        """A connector that cannot be made, e.g. for want of a package, changes nothing: the next start would fail."""
+        before = {path.name: path.read_bytes() for path in self.config_dir.iterdir() if path.is_file()}
+        self.applier.fault = ConfigurationError(["connector Line: needs the Python package x"])
+        self.push(Line=self.envelope(50003))
+        self.assertEqual({p.name: p.read_bytes() for p in self.config_dir.iterdir() if p.is_file()}, before)
+        self.assertEqual([what.gone for what in self.applier.applied], [("Line",), ("Line",)])
+        self.assertEqual(self.folder.state.phase, "")
+        self.assertEqual(self.folder.state.undone, [])
+        status = self.own.shown["remote_configuration_status"]
+        self.assertEqual((status["ok"], status["faults"]), (False, ["connector Line: needs the Python package x"]))
+        self.push(Line=self.envelope(50004))
+        self.assertTrue(self.own.shown["remote_configuration_status"]["ok"])
+        self.assertEqual(self.folder.state.phase, "")
+        self.applier.fault = ConfigurationError(["ca.pem: cannot be read"])
+        self.push(general_configuration={"port": 1884})
+        self.assertEqual(self.content()["thingsboard"].get("port"), None)
+        self.clock.advance(CONFIRM_SECONDS + 1)
+        self.assertEqual(self.counters.total("configuration_undone"), 0)
 
     def test_connectors_come_and_go(self) -> None:
         """An unknown active connector is asked for; one that is not active any more ends, and its file stays."""
@@ -266,6 +309,25 @@ class ConnectionTests(ReconfigurationCase):
         self.assertIn("undone", str(self.own.shown["remote_configuration_status"]))
         self.push(general_configuration={**update, "ts": 10**13 + 1})
         self.assertEqual(len(self.applier.applied), 3)
+
+    def test_a_new_process_tells_what_was_undone(self) -> None:
+        """Who undoes by a restart, or at a start, is gone before ThingsBoard is reached: the next process tells it."""
+        self.push(storage_configuration={"type": "memory"})
+        self.reconfiguration.stop()
+        self.begin()
+        self.clock.advance(CONFIRM_SECONDS)
+        self.assertEqual(len(self.applier.restarts), 1)
+        self.reconfiguration.stop()
+        self.begin()
+        self.own.up()
+        status = self.own.shown["remote_configuration_status"]
+        self.assertFalse(status["ok"])
+        self.assertIn("tb_gateway.json", str(status["faults"]))
+        self.assertIn("undone", str(status["faults"]))
+        self.reconfiguration.stop()
+        self.begin()
+        self.own.up()
+        self.assertNotIn("remote_configuration_status", self.own.shown, "told once")
 
     def test_undone_after_a_crash(self) -> None:
         """The time runs on in a new process."""

@@ -4,15 +4,18 @@ certificate of an authority made here, and ended by the test. Nothing of the sys
     server = start("prosody", self, users={"gateway": "secret", "device": "secret"})
     server.ca, server.domain, server.port          # what a client needs
 
+Starting one takes a second or two, so tests that only log in and talk have one for all of them: `shared`.
+
 Both run as whoever runs the tests. `prosody` itself does not mind root (only `prosodyctl` changes its user); ejabberd
 is started through `erl`, without a node name, so that it needs no epmd and no second user.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +55,15 @@ class XMPPServer:
         client_certificates: bool = False,
         tls13: bool = True,
         resume_seconds: int = 60,
+        offline: bool = True,
         ping: str = "{}",
         extra: str = "",
     ) -> None:
         """
         `users`: name to password. `identity`: the certificate. `tls` false: no TLS at all. `disabled_mechanisms`: SASL
-        mechanisms that are not offered. `client_certificates`: those of our authority log in (EXTERNAL). `ping` is
-        what ejabberd's mod_ping is to do. `extra` is put into the configuration as it is: Lua at the virtual host, or
-        YAML at the top.
+        mechanisms that are not offered. `client_certificates`: those of our authority log in (EXTERNAL). `offline`:
+        whether messages to who is not there are kept. `ping` is what ejabberd's mod_ping is to do. `extra` is put into
+        the configuration as it is: Lua at the virtual host, or YAML at the top.
         """
         self.test = test
         self.users = dict(users)
@@ -72,6 +76,7 @@ class XMPPServer:
         self.client_certificates = client_certificates
         self.tls13 = tls13
         self.resume_seconds = resume_seconds
+        self.offline = offline
         self.ping = ping
         self.extra = extra
         self.folder = Path(test.mktemp()).absolute()
@@ -156,7 +161,8 @@ class Prosody(XMPPServer):
         verify = 'verify = { "peer" }; verifyext = {};' if self.client_certificates else ""
         newest = "" if self.tls13 else 'protocol = "tlsv1_2";'
         ssl = f"ssl = {{ {certificates} {verify} {newest} }}"
-        modules = ["roster", "saslauth", "disco", "ping", "presence", "message", "iq", "offline", "smacks", "time"]
+        modules = ["roster", "saslauth", "disco", "ping", "presence", "message", "iq", "smacks", "time"]
+        modules += ["offline"] if self.offline else []
         modules += ["tls"] if self.tls else []
         names = ", ".join(json.dumps(name) for name in modules)
         return f"""
@@ -260,7 +266,7 @@ acme: {{auto: false}}
 modules:
   mod_disco: {{}}
   mod_roster: {{}}
-  mod_offline: {{}}
+  {"mod_offline: {}" if self.offline else ""}
   mod_ping: {self.ping}
   mod_stream_mgmt: {{resume_timeout: {self.resume_seconds}, max_ack_queue: 100000, resend_on_timeout: if_offline}}
 {self.extra}
@@ -275,3 +281,33 @@ def _binary(text: str) -> str:
 def start(kind: str, test: SynchronousTestCase, users: Mapping[str, str], **options: Any) -> XMPPServer:
     """A server of this kind, ready; skips the test where it is not installed."""
     return {"prosody": Prosody, "ejabberd": Ejabberd}[kind](test, users, **options)
+
+
+USERS = {"gateway": "secret", "device": "ünïcode fi pass"}
+"""Accounts of the servers that tests share."""
+
+
+class _Owner:
+    """Has a server in place of a test case, until the tests are over."""
+
+    def __init__(self, test: SynchronousTestCase) -> None:
+        self.mktemp = test.mktemp
+
+    def addCleanup(self, cleanup: Callable[[], None]) -> None:
+        atexit.register(cleanup)
+
+
+_shared: dict[str, XMPPServer] = {}
+
+
+def shared(kind: str, test: SynchronousTestCase) -> XMPPServer:
+    """
+    The one server of this kind for all tests that log in with an account of `USERS` and talk; skips the test where it
+    is not installed. Nobody may stop it, nor leave anything in it but closed sessions: it keeps no messages for who is
+    away, and who subscribes to presence needs a server of his own.
+    """
+    server = _shared.get(kind)
+    if server is None or server.program.process.poll() is not None:
+        owner: Any = _Owner(test)
+        server = _shared[kind] = start(kind, owner, USERS, offline=False)
+    return server

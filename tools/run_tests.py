@@ -5,6 +5,7 @@ Exit status 0 only when trial says PASSED and at least one test ran. A summary t
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,11 @@ def main(arguments: list[str]) -> int:
     command = [sys.executable, "-m", "twisted.trial", "--temp-directory=_trial_temp", *arguments]
     counts: dict[str, int] = {}
     verdict = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as trial:  # noqa: S603 - our own interpreter
+    # Programs that tests start find this checkout first: some package on PyPI brings a folder `tests` of its own.
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    with subprocess.Popen(  # noqa: S603 - our own interpreter
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as trial:
         assert trial.stdout is not None  # noqa: S101 - for the type checker
         for line in trial.stdout:
             sys.stdout.write(line)

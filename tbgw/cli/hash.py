@@ -43,6 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         password = _password(arguments)
         made = hash_password(password, arguments.log2n)
+    except EOFError:
+        print("tbgw hash: nothing was typed; --stdin reads the password from the standard input", file=sys.stderr)
+        return 1
     except (ValueError, HashInvalid) as error:
         print(f"tbgw hash: {error}", file=sys.stderr)
         return 1

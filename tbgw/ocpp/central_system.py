@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred, succeed
@@ -123,9 +124,9 @@ class CentralSystemFactory(ServerFactory):
         replays = self._replays.pop(path, None) or Replays()
         self._replays[path] = replays  # at the end: the first in the dict has been away the longest
         if len(self._replays) > max(MAX_REMEMBERED, 2 * self.options.max_connections):
-            for other in list(self._replays)[: MAX_REMEMBERED // 10]:
-                if other not in self.stations:
-                    del self._replays[other]
+            away = (other for other in self._replays if other not in self.stations and other != path)
+            for other in list(islice(away, MAX_REMEMBERED // 10)):
+                del self._replays[other]
         return replays
 
     def made(self, connection: StationProtocol) -> None:

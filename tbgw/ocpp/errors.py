@@ -54,4 +54,8 @@ class StationReplaced(StationGone):
 
 
 class PayloadInvalid(CallFailed):
-    """The payload breaks the schema of its message, so it was not sent; or the result breaks it in strict mode."""
+    """The payload breaks the schema of its message, so it was not sent."""
+
+
+class ResultInvalid(CallFailed):
+    """The station's answer is no result, or in strict mode breaks its schema; whether it acted is unknown."""

@@ -33,6 +33,7 @@ from tbgw.ocpp.errors import (
     CallRefused,
     CallTimedOut,
     PayloadInvalid,
+    ResultInvalid,
     StationGone,
 )
 from tbgw.ocpp.messages import Call, Error, Fault, MessageId, Result, ResultError, Send
@@ -261,7 +262,7 @@ class Session:
             if self.version is Version.V21:
                 self._outgoing.append(messages.result_error_text(self.version, call.id, fault.code, fault.text))
             self._next(now)
-            return CallEnded(call, None, PayloadInvalid(f"the result breaks its schema: {fault.text}"), fault)
+            return CallEnded(call, None, ResultInvalid(f"the result breaks its schema: {fault.text}"), fault)
         self._next(now)
         return CallEnded(call, message.payload, None, fault)
 
@@ -283,7 +284,7 @@ class Session:
             if self.version is Version.V21:
                 text = messages.result_error_text(self.version, fault.call_id, "FormatViolation", fault.why)
                 self._outgoing.append(text)
-            return self._over(fault.call_id, None, PayloadInvalid(fault.why), now)
+            return self._over(fault.call_id, None, ResultInvalid(fault.why), now)
         if fault.answer is not None:
             self._outgoing.append(fault.answer)
         return Ignored(fault.why, "bad_message", self._is_last_straw(now))

@@ -45,6 +45,20 @@ class Announcements:
         self.under_way: dict[str, IDelayedCall] = {}
         self.waiting: dict[str, None] = {}
         """Names in the order in which they are to be announced."""
+        self._to_end: set[str] = set()
+        """Those of them whose earlier session in ThingsBoard has to be ended first."""
+        self._ended: set[str] = set()
+        """Those under way for which that was said; their PUBACK comes before that of the announcement."""
+
+    @property
+    def publishes(self) -> int:
+        """How many publishes of ours are without PUBACK."""
+        return len(self.under_way) + len(self._ended)
+
+    @property
+    def next_publishes(self) -> int:
+        """How many publishes `send_next` makes."""
+        return 2 if next(iter(self.waiting), "") in self._to_end else 1
 
     def begin(self) -> None:
         """A session is ready: all devices that did not go away are to be announced."""
@@ -59,21 +73,26 @@ class Announcements:
         self.under_way.clear()
         self.done.clear()
         self.waiting.clear()
+        self._to_end.clear()
+        self._ended.clear()
 
     def gone(self, name: str) -> None:
         """ThingsBoard is told that the device went away: from now on it is unknown there."""
         self.done.discard(name)
         self.waiting.pop(name, None)
+        self._to_end.discard(name)
 
     def begin_anew(self, name: str, end: bool) -> None:
         """
         The device's own session in ThingsBoard is over; with `end` it is ended first. Commands reach the device again
-        once it is announced.
+        once it is announced. Both have their turn in the queue: thousands of devices may be silent equally long.
         """
         if name in self.done and self._registry.is_present(name):
-            if end:
-                self._uplink.publish(topics.DISCONNECT, payloads.disconnect(name)).addErrback(_link_down)
             self.waiting[name] = None
+            if end:
+                self._to_end.add(name)
+        if not end:
+            self._to_end.discard(name)
         self.done.discard(name)
 
     def moved(self, old: str, new: str | None) -> None:
@@ -81,7 +100,8 @@ class Announcements:
         ThingsBoard calls a device by another name, or has deleted it (None). The session under the old name goes on
         there until it is ended (spec thingsboard-mqtt, 3.11), and the new one is begun after that.
         """
-        known = old in self.done or old in self.under_way
+        known = old in self.done or old in self.under_way or old in self._to_end
+        self._ended.discard(old)
         timer = self.under_way.pop(old, None)
         if timer is not None:
             timer.cancel()
@@ -118,6 +138,10 @@ class Announcements:
         name = next(iter(self.waiting))
         del self.waiting[name]
         session = self._session
+        if name in self._to_end:
+            self._to_end.discard(name)
+            self._ended.add(name)
+            self._uplink.publish(topics.DISCONNECT, payloads.disconnect(name)).addErrback(_link_down)
         self.under_way[name] = self._clock.callLater(
             ANNOUNCE_SECONDS, self._over, session, name, f"no PUBACK within {ANNOUNCE_SECONDS:g} s"
         )
@@ -131,6 +155,7 @@ class Announcements:
         if session != self._session or name not in self.under_way:
             return
         timer = self.under_way.pop(name)
+        self._ended.discard(name)
         if timer.active():
             timer.cancel()
         if why:

@@ -327,7 +327,7 @@ class Downlink:
     def _carry_out(self, running: _Running, begin: Callable[[], Deferred[Value]]) -> None:
         key = (running.device, running.number)
         earlier = self._running.get(key)
-        if earlier is not None and earlier.method == running.method:
+        if earlier is not None and (earlier.method, earlier.params) == (running.method, running.params):
             earlier.session = running.session
             self._events.emit(CommandRepeated(device=running.device, method=running.method))
             return

@@ -74,11 +74,11 @@ class Examination:
 
     def alone(self, head: Row | None) -> bool:
         """Whether nothing but one publish may be in flight; `head` is the first row in line."""
-        return (
-            self.case is not None
-            or self.suspicion.isolates
-            or (head is not None and bool(self.due) and head.seq in self.due)
-        )
+        return self.suspicion.isolates or self.in_parts(head)
+
+    def in_parts(self, head: Row | None) -> bool:
+        """Whether what goes next is a part: of the row under examination, or of the first in line."""
+        return self.case is not None or (head is not None and bool(self.due) and head.seq in self.due)
 
     def begin(self, row: Row) -> None:
         """Take this row apart, which is the first in line."""
@@ -134,8 +134,11 @@ class Examination:
         elif not case.cut():
             self._give_up(RETRIES_EXHAUSTED if code in (0x80, 0x97) else REFUSED, now)
 
-    def part_unanswered(self, now: float, overdue: bool) -> None:
-        """The session ended with the part alone in flight; `overdue`: by us, because no PUBACK came."""
+    def part_unanswered(self, now: float, overdue: bool, doubted: bool = False) -> None:
+        """
+        The session ended with the part alone in flight; `overdue`: by us, because no PUBACK came; `doubted`: right
+        after its PUBACK (see `grace`), which ThingsBoard does for want of tokens, too: then as patient as with "later".
+        """
         case = self.case
         if case is None:
             return
@@ -144,7 +147,8 @@ class Examination:
         if case.cut():
             return
         case.closes += 1
-        if case.closes >= self.suspicion.closes_needed(case.todo[0], reason, now):
+        needed = self.suspicion.closes_needed(case.todo[0], reason, now)
+        if case.closes >= (max(needed, REFUSALS) if doubted else needed):
             self._give_up(reason, now)
 
     def _give_up(self, reason: str, now: float) -> None:

@@ -11,10 +11,12 @@ What holds:
 - A row waits until each of its devices was announced in this session and ThingsBoard has acknowledged that.
 - At most the window's number of publishes are without PUBACK, announcements included, and the rate limits hold. A row
   that is more than these let through at once goes in parts, in order, and is delivered when all are.
+- On MQTT 3.1.1 a PUBACK may stand for a refusal, so that a row has a grace after it (`grace`); when the session ends
+  in it, the row is sent again.
 - No row holds up the others for ever: what ThingsBoard answers badly, or not at all, or with the end of the session,
   again and again while it takes other data, is taken apart (`examination`), and the culprit goes to the dead letters.
 - Memory is flat whatever is stored: the rows kept ready (`ready`), those acknowledged but not yet deleted
-  (`inflight`) and the window have bounds.
+  (`inflight`, `grace`) and the window have bounds.
 
 Considered and dropped: one row in flight for each device (keeps order without duplicates, but packed rows speak of many
 devices, so it would be one row in flight at all); deleting rows as their PUBACKs come (PUBACKs may come out of order,
@@ -23,7 +25,6 @@ spec thingsboard-mqtt fact 5, and a row that comes back after a later one is gon
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -48,6 +49,7 @@ from tbgw.pipeline.examination import (
     RETRY_CODES,
     Examination,
 )
+from tbgw.pipeline.grace import Grace
 from tbgw.pipeline.inflight import PROBE_SEQ, InFlight, Sent
 from tbgw.pipeline.internal_events import (
     NeverAcknowledged,
@@ -58,7 +60,8 @@ from tbgw.pipeline.internal_events import (
     RowExamined,
     Unsendable,
 )
-from tbgw.pipeline.ratelimit import SHARE, Budget
+from tbgw.pipeline.pauses import LIMIT_CLOSES, Pauses
+from tbgw.pipeline.ratelimit import Budget, at_once
 from tbgw.pipeline.ready import Ready
 from tbgw.pipeline.renaming import Following, Renaming
 from tbgw.thingsboard import payloads, topics
@@ -75,25 +78,8 @@ TRIES = 8
 """Answers "later" to one row, before it is taken apart; for a row that cannot be: each while ThingsBoard takes later
 rows, before it goes to the dead letters. A device that ThingsBoard cannot create must not hold up all others."""
 
-PUSHED_BACK_SECONDS = (1.0, 60.0)
-"""First and longest pause after ThingsBoard said that it cannot take more, or ended the session without a word."""
-
-EXPLAINED_SECONDS = 5.0
-"""An answer that ThingsBoard follows up with closing the session explains its end for so long."""
-
-HARMLESS_CLOSES = frozenset({0x00, 0x89, 0x8D, 0x8E, 0x96, 0x97, 0x98})
-"""Reason codes of a DISCONNECT that speak of other things than the payload: server busy, keep alive, taken over by
-another session, rates and quota, administrative action. 0x8B (server shutting down) is not among them, because
-ThingsBoard says it for what it cannot convert, too (spec thingsboard-mqtt, fact 9)."""
-
-LIMIT_CLOSES = frozenset({0x96, 0x97})
-"""Those that speak of rate limits; in `v1/gateway/disconnect` messages, too."""
-
 HELD_BYTES = 2 * 1024 * 1024
 """Rows that are acknowledged and wait for others, at most, before nothing more is sent."""
-
-MAX_WINDOW = 64
-"""Publishes without PUBACK, at most, whatever is announced: at 50 KiB each they hold 3 MiB of memory."""
 
 
 @implementer(IUplinkListener, IDropListener)
@@ -132,9 +118,7 @@ class Forwarder:
         self._backlog_share = backlog_share
         self._up = False
         self._limits = SessionLimits()
-        self._window = MAX_WINDOW
-        self._max_devices = self._max_points = sys.maxsize
-        """Most that one publish may hold: what a rate limit lets through at once."""
+        self._at_once = at_once(self._limits)
         self._budget = Budget(SessionLimits(), 0.0)
         self._renaming = renaming
         followed = Following(renaming, spool, events, self._delivered, self._bury) if renaming is not None else None
@@ -143,6 +127,7 @@ class Forwarder:
         self._backlog_seq = 0
         """Rows up to this one count as backlog: they were there before the session, or piled up beyond memory."""
         self._flight = InFlight()
+        self._grace = Grace()
         self._retries: dict[int, int] = {}
         """Strikes of rows that came back; rows with an entry are sent marked as duplicates."""
         self._answers: dict[int, int] = {}
@@ -152,13 +137,9 @@ class Forwarder:
         self._highest_acknowledged = 0
         self._wake: IDelayedCall | None = None
         self._puback_timer: IDelayedCall | None = None
-        self._pushed_back = 0
-        self._resume_at = 0.0
-        self._explained_at = float("-inf")
+        self._pauses = Pauses()
         self._overdue = False
         """Whether it was us who ended the session, because a PUBACK did not come."""
-        self._closes = 0
-        """Unexplained ends of sessions with rows in flight, since a row was last acknowledged."""
         self._session = 0
         self._announce_first = False
         """Announcements and data take turns, so that a long backlog does not keep other devices' commands away."""
@@ -263,9 +244,11 @@ class Forwarder:
         if limits != self._limits:
             # Else what was spent in the last session stays spent: the server's buckets do not refill at a reconnect.
             # Nor does a pause end with one: ThingsBoard closes the session when it says "later" to a payload.
-            self._take_limits(limits)
+            self._limits, self._at_once = limits, at_once(limits)
+            self._budget = Budget(limits, self._clock.seconds(), self._backlog_share)
         self._highest_acknowledged = 0
         self._overdue = False
+        self._grace.on = limits.doubtful_pubacks
         self._backlog_seq = self._spool.last_seq
         self._examination.session_begins()
         self._announcements.begin()
@@ -273,17 +256,6 @@ class Forwarder:
         self._pump()
         if self.idle:
             self._idled()
-
-    def _take_limits(self, limits: SessionLimits) -> None:
-        self._limits = limits
-        messages, telemetry, points = (
-            [max(1, int(limit.capacity * SHARE)) for limit in group]
-            for group in (limits.messages, limits.telemetry, limits.points)
-        )
-        self._window = max(1, min([MAX_WINDOW, int(limits.max_inflight * SHARE), *messages, *telemetry]))
-        self._max_devices = min(telemetry, default=sys.maxsize)
-        self._max_points = min(points, default=sys.maxsize)
-        self._budget = Budget(limits, self._clock.seconds(), self._backlog_share)
 
     def link_down(self, code: int | None = None) -> None:
         """See `IUplinkListener.link_down`. `code`: the reason code of ThingsBoard's DISCONNECT, on MQTT 5."""
@@ -295,33 +267,34 @@ class Forwarder:
         if self._sessions is not None:
             self._sessions.clear()
         self._cancel_timers()
-        self._judge(self._clock.seconds(), code)
+        doubted = self._grace.lost()
+        self._judge(self._clock.seconds(), code, [] if self._overdue else doubted)
         open_row = self._flight.take_open()
         through, back = self._flight.lost()
-        for row in through:
-            self._delivered(row)
+        if self._grace.on:
+            back = [*(sent.row for sent in doubted if not sent.alone), *through, *back]
+        else:
+            for row in through:
+                self._delivered(row)
         for row in back:
             self._retries.setdefault(row.seq, 0)
         self._ready.take_back(back if open_row is None else [*back, open_row])
         self._release_waiters()
 
-    def _judge(self, now: float, code: int | None) -> None:
-        """A session ended: what, of what was in flight, may be the reason?"""
-        in_flight = self._flight.unanswered()
+    def _judge(self, now: float, code: int | None, doubted: list[Sent]) -> None:
+        """A session ended: what, of what was in flight or `doubted`, may be the reason?"""
+        in_flight = doubted + self._flight.unanswered(also_held=self._grace.on and not self._overdue)
         if code in LIMIT_CLOSES:
             self._pause(code, now)
-        if code in HARMLESS_CLOSES or now - self._explained_at < EXPLAINED_SECONDS:
+        if self._pauses.explains(code, now):
             return
         if in_flight and not self._overdue:
-            self._closes += 1
-            self._budget.drain(now)  # ThingsBoard up to 4.2 says nothing else when a rate limit is reached
-            if self._closes > 1:
-                first, longest = PUSHED_BACK_SECONDS
-                self._resume_at = max(self._resume_at, now + min(longest, first * 2 ** min(self._closes - 2, 10)))
+            self._pauses.closed(now)
+            self._budget.drain(now)  # on 3.1.1 ThingsBoard says nothing else when a rate limit is reached
         if self._examination.case is None:
             self._examination.closed([sent.row for sent in in_flight if not sent.alone], now)
         elif in_flight and in_flight[0].row.seq != PROBE_SEQ:
-            self._examination.part_unanswered(now, self._overdue)
+            self._examination.part_unanswered(now, self._overdue, bool(doubted))
         else:
             self._examination.probe_unanswered(now)
 
@@ -354,15 +327,20 @@ class Forwarder:
         now = self._clock.seconds()
         if not self._up:
             return
-        if now < self._resume_at:
-            self._sleep(self._resume_at - now)
+        for sent in self._grace.over(now):
+            self._settled(sent, now)
+        if self._grace:
+            self._sleep(self._grace.seconds_left(now))
+        if now < self._pauses.resume_at:
+            self._sleep(self._pauses.resume_at - now)
             return
         announcements, flight = self._announcements, self._flight
         may_announce = may_send = True  # until a rate limit says no
-        while self._up and flight.publishes + len(announcements.under_way) < self._window:
+        while self._up and (publishes := flight.publishes + announcements.publishes) < self._at_once.window:
             head = self._ready.head
             alone = self._examination.alone(head)
-            if alone and (flight.publishes or announcements.under_way):
+            unsure = alone and self._grace.unsure(now, self._examination.in_parts(head))
+            if unsure or (alone and (flight.publishes or announcements.under_way)):
                 break
             if alone:
                 self._examination.settle_names()
@@ -370,9 +348,12 @@ class Forwarder:
                 self._examination.suspicion.forget(head.seq - 1)  # dropped, or delivered in another way
             row_waits_to_go = may_send and not flight.returning and self._can_send()
             if may_announce and (self._announce_first or not row_waits_to_go) and announcements.skip_known():
-                wait = self._budget.announce(now)
-                if wait > 0:
-                    self._sleep(wait)
+                count = announcements.next_publishes
+                fits = publishes + count <= max(self._at_once.window, count)
+                wait = self._budget.announce(now, count) if fits else 0.0
+                if wait > 0 or not fits:  # there is room with the next PUBACK
+                    if wait > 0:
+                        self._sleep(wait)
                     may_announce = False
                 else:
                     name = announcements.send_next()
@@ -394,7 +375,8 @@ class Forwarder:
         if case is not None:
             return self._covers(case.row)
         head = self._ready.head
-        return head is not None and self._flight.held_bytes < HELD_BYTES and self._covers(head)
+        held_bytes = self._flight.held_bytes + self._grace.bytes
+        return head is not None and held_bytes < HELD_BYTES and self._covers(head)
 
     def _covers(self, row: Row) -> bool:
         if row.topic == topics.DISCONNECT:
@@ -430,6 +412,7 @@ class Forwarder:
     def _publish(self, sent: Sent, topic: str, payload: bytes, now: float) -> None:
         sent.waiting += 1
         sent.sent_at = now
+        sent.published = self._grace.pubacks
         self._flight.publishes += 1
         self._flight.sent[sent.row.seq] = sent
         if self._puback_timer is None:
@@ -500,7 +483,7 @@ class Forwarder:
         letters."""
         limit = payloads.payload_limit(self._limits, row.topic, max(self._max_payload_bytes, 1))
         try:
-            return cut(row, limit, self._max_devices, self._max_points)
+            return cut(row, limit, self._at_once.devices, self._at_once.points)
         except Uncuttable as error:
             self._bury(row, error.reason, Unsendable(topic=row.topic, why=str(error), devices=named(row)))
             return None
@@ -514,18 +497,40 @@ class Forwarder:
         sent.waiting -= 1
         sent.code = max(sent.code, code)
         if code < 0x80:
-            self._closes = 0
-            self._examination.accepted(now)
-            if sent.sent_at >= self._resume_at:
-                self._pushed_back = 0  # since the last pause, so that ThingsBoard takes rows again
+            if not self._grace.on:
+                self._accepted(sent, now)
+            self._pauses.acknowledged(sent.sent_at)
         elif sent.unsent:
             flight.unsend(sent)  # the rest of a row that is sent again, or never, need not go now
-        if sent.alone:
-            self._answered_alone(sent, code, now)
-        elif not (sent.waiting or sent.unsent):
-            self._answered(sent, now)
+        if not (sent.waiting or sent.unsent):
+            self._grace.acknowledged(sent, now)
+            if not sent.alone:
+                self._answered(sent, now)
+            else:
+                flight.remove(sent)
+                if self._grace.on and code < 0x80:
+                    self._grace.add(sent)
+                else:
+                    self._answered_alone(sent, code, now)
+            for settled in self._grace.proven(sent):
+                self._settled(settled, now)
         self._pump()
         self._tell_if_idle()
+
+    def _accepted(self, sent: Sent, now: float) -> None:
+        """ThingsBoard took it, or a part of it."""
+        if sent.row.seq != PROBE_SEQ or not self._grace.on:
+            self._pauses.taken()
+        self._examination.accepted(now)
+
+    def _settled(self, sent: Sent, now: float) -> None:
+        """The grace after its PUBACK is over."""
+        self._accepted(sent, now)
+        if sent.alone:
+            self._answered_alone(sent, 0, now)
+        else:
+            self._examination.delivered(sent.row.seq, now)
+            self._delivered(sent.row)
 
     def _answered(self, sent: Sent, now: float) -> None:
         """All PUBACKs of a row are there."""
@@ -538,7 +543,8 @@ class Forwarder:
             self._push_back(row, sent.code, now)
         elif sent.code < 0x80:
             self._highest_acknowledged = max(self._highest_acknowledged, row.seq)
-            self._examination.delivered(row.seq, now)
+            if not self._grace.on:
+                self._examination.delivered(row.seq, now)
             flight.hold(sent)
         else:
             self._highest_acknowledged = max(self._highest_acknowledged, row.seq)
@@ -548,11 +554,13 @@ class Forwarder:
             else:
                 self._bury(row, REFUSED, Refused(topic=row.topic, code=sent.code, devices=named(row)))
         for through in flight.release():
-            self._delivered(through)
+            if self._grace.on:
+                self._grace.add(through)
+            else:
+                self._delivered(through.row)
 
     def _answered_alone(self, sent: Sent, code: int, now: float) -> None:
         """PUBACK for a probe or a part of the row under examination."""
-        self._flight.remove(sent)
         known = code == 0x80 and self._examination.suspicion.condemned(sent.row.devices, RETRIES_EXHAUSTED, now)
         if sent.row.seq != PROBE_SEQ:
             self._examination.part_answered(code, now)
@@ -592,7 +600,7 @@ class Forwarder:
         if payloads.parts(row.topic, row.payload):
             enough = answers >= (BLAMES if code == 0x83 else TRIES)
         elif strikes >= (STRIKES if code == 0x83 else TRIES):
-            self._explained_at = now
+            self._pauses.explained(now)
             reason = REFUSED if code == 0x83 else RETRIES_EXHAUSTED
             self._bury(row, reason, Refused(topic=row.topic, code=code, devices=named(row)))
             self._examination.suspicion.condemn(row.devices, reason, now)
@@ -605,18 +613,13 @@ class Forwarder:
             self._come_back(row)
         if not known or code not in (0x80, 0x97):
             self._pause(code, now)
-        self._explained_at = now
+        self._pauses.explained(now)
 
     def _pause(self, code: int, now: float) -> None:
         """ThingsBoard cannot take more: nothing is sent for a while, each time for longer."""
-        self._explained_at = now
         if code in LIMIT_CLOSES:
             self._budget.drain(now)
-        if now >= self._resume_at:
-            first, longest = PUSHED_BACK_SECONDS
-            pause = min(longest, first * 2**self._pushed_back)
-            self._pushed_back = min(self._pushed_back + 1, 10)
-            self._resume_at = now + pause
+        if pause := self._pauses.said_later(now):
             self._events.emit(QuotaReached(code=code, seconds=pause))
 
     def _is_to_blame(self, row: Row, code: int) -> bool:
@@ -642,6 +645,7 @@ class Forwarder:
     def _woken(self) -> None:
         self._wake = None
         self._pump()
+        self._tell_if_idle()
 
     def _puback_overdue(self) -> None:
         """Look at the oldest publish; timers are armed anew rather than one for each publish."""

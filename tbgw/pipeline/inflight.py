@@ -23,7 +23,20 @@ PROBE_SEQ = 0
 class Sent:
     """One row on its way; or a part of the row under examination, or a probe, which is alone then."""
 
-    __slots__ = ("again", "alone", "code", "done", "dup", "row", "sent_at", "unsent", "waiting")
+    __slots__ = (
+        "again",
+        "alone",
+        "code",
+        "done",
+        "dup",
+        "puback",
+        "puback_at",
+        "published",
+        "row",
+        "sent_at",
+        "unsent",
+        "waiting",
+    )
 
     def __init__(self, row: Row, dup: bool, unsent: deque[Piece], alone: bool = False) -> None:
         self.row = row
@@ -43,6 +56,9 @@ class Sent:
         """Whether it has to be sent again whatever its PUBACK says, because one before it has to."""
         self.done = False
         """Whether it was acknowledged, and waits for those before it."""
+        self.published = self.puback = 0
+        """How many PUBACKs there were when its last part was published, and with its own; see `grace`."""
+        self.puback_at = 0.0
 
 
 class InFlight:
@@ -61,17 +77,17 @@ class InFlight:
         """Rows without PUBACK of which is known that they have to be sent again: until it comes nothing may be sent
         that could get ahead of them."""
 
-    def unanswered(self) -> list[Sent]:
-        """What is without PUBACK, in order."""
-        return [sent for _, sent in sorted(self.sent.items()) if not sent.done]
+    def unanswered(self, also_held: bool = False) -> list[Sent]:
+        """What is without PUBACK, in order; `also_held`: and what is held."""
+        return [sent for _, sent in sorted(self.sent.items()) if also_held or not sent.done]
 
     def hold(self, sent: Sent) -> None:
         """It was acknowledged as a whole."""
         sent.done = True
         self.held_bytes += len(sent.row.payload)
 
-    def release(self) -> list[Row]:
-        """The rows that are through, in order."""
+    def release(self) -> list[Sent]:
+        """Those that are through, in order."""
         through = []
         for seq in sorted(self.sent):
             sent = self.sent[seq]
@@ -79,7 +95,7 @@ class InFlight:
                 break
             del self.sent[seq]
             self.held_bytes -= len(sent.row.payload)
-            through.append(sent.row)
+            through.append(sent)
         return through
 
     def remove(self, sent: Sent) -> None:

@@ -15,7 +15,6 @@ costs no Deferred: 60,000 readings a second leave 16 us for each, all told.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
@@ -143,8 +142,8 @@ class Ingest:
         self._paused = False
         self.readings = 0
         """Readings that connectors handed in."""
-        self.readings_of: Counter[str] = Counter()
-        """The same by connector, of devices that may pass."""
+        self.readings_of: dict[str, int] = {}
+        """The same by connector, of devices that may pass. No Counter: a plain dict takes half its time."""
 
     # What connectors call.
 
@@ -153,16 +152,17 @@ class Ingest:
         self.readings += 1
         device = reading.device
         way = self._ways.get(device) or self._admit(device)
-        if way == _RENAMED:
-            original, device = device.name, self._aliases[device]
-            reading = reading._replace(device=device)
-            way = self._ways.get(device) or self._begin(device, original)
+        if way != _PASSES:  # the others pay for their tests, and not all
+            if way == _RENAMED:
+                original, device = device.name, self._aliases[device]
+                reading = reading._replace(device=device)
+                way = self._ways.get(device) or self._begin(device, original)
+            if way not in (_PASSES, _REPORTS):
+                return self._refuse(device, way)
         self.readings_of[device.connector] += 1
         if self._activity is not None:
             self._activity.spoke(device)
-        if way != _PASSES:
-            if way != _REPORTS:
-                return self._refuse(device, way)
+        if way == _REPORTS:
             passed = self._report.pass_now(reading, self._clock.seconds())
             self._arm_report_timer()
             if passed is None:
@@ -317,6 +317,7 @@ class Ingest:
             self._ways[device] = _UNNAMEABLE
             return _UNNAMEABLE
         way = self._ways[device] = _PASSES if device.report.passes_all else _REPORTS
+        self.readings_of.setdefault(device.connector, 0)
         if self._registry.seen(device, original):
             # What the reference adds on first sight; ThingsBoard's gateway pages count devices by it.
             details = {"connectorType": device.connector_type, "connectorName": device.connector}

@@ -8,7 +8,9 @@ the mean rate holds and nothing can be too large to be sent ever.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from tbgw.model import RateLimit, SessionLimits
 from tbgw.thingsboard import topics
@@ -18,6 +20,28 @@ SHARE = 0.8
 
 ROUNDING = 1e-6
 """Part of a token that may be missing: sums of floats are not exact."""
+
+
+MAX_WINDOW = 64
+"""Publishes without PUBACK, at most, whatever is announced: at 50 KiB each they hold 3 MiB of memory."""
+
+
+class AtOnce(NamedTuple):
+    """What may be without PUBACK, and what one publish may hold: no more than a rate limit lets through at once."""
+
+    window: int
+    devices: int
+    points: int
+
+
+def at_once(limits: SessionLimits) -> AtOnce:
+    """These, under such limits."""
+    messages, telemetry, points = (
+        [max(1, int(limit.capacity * SHARE)) for limit in group]
+        for group in (limits.messages, limits.telemetry, limits.points)
+    )
+    window = max(1, min([MAX_WINDOW, int(limits.max_inflight * SHARE), *messages, *telemetry]))
+    return AtOnce(window, min(telemetry, default=sys.maxsize), min(points, default=sys.maxsize))
 
 
 class Bucket:
@@ -100,9 +124,12 @@ class Budget:
         share = SHARE * backlog_share
         self._backlog = (RateLimiter(limits.telemetry, now, share), RateLimiter(limits.points, now, share))
 
-    def announce(self, now: float) -> float:
-        """Spend for one announcement. Else how long to wait for that, in seconds; likewise for the others."""
-        return _spend([(self._messages, FIRST_CONTACT)], now)
+    def announce(self, now: float, publishes: int = 1) -> float:
+        """
+        Spend for one announcement, of so many publishes. Else how long to wait for that, in seconds; likewise for the
+        others.
+        """
+        return _spend([(self._messages, FIRST_CONTACT + publishes - 1)], now)
 
     def send(self, topic: str, devices: int, points: int, now: float, backlog: bool = False) -> float:
         """Spend for a payload that speaks of so many devices and holds so many data points."""

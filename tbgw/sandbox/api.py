@@ -116,13 +116,13 @@ def _device_publish(
             )
     if is_telemetry and not is_attributes:
         root = values.parse(payload)
-        elements = values.telemetry(root, now_ms)
+        elements = values.telemetry(root, now_ms, type_cast=switches.type_cast)
         platform.spend(device, sum([len(found) for _, found in elements]))
         platform.record_telemetry(device, elements, now_ms)
         empty = isinstance(root, list) and not root
         return Outcome(Verdict.SILENT) if empty and switches.never_acknowledge_empty else ACCEPTED
     if is_attributes:
-        members = values.attributes(values.parse(payload))
+        members = values.attributes(values.parse(payload), type_cast=switches.type_cast)
         platform.spend(device, len(members))
         platform.record_attributes(device, members, now_ms)
         return ACCEPTED
@@ -282,7 +282,7 @@ def _gateway_publish(
     if topic == topics.TELEMETRY:
 
         def keep_telemetry(device: Device, elements: Any) -> None:
-            timed = values.child_telemetry(elements, now_ms)
+            timed = values.child_telemetry(elements, now_ms, type_cast=switches.type_cast)
             if platform.children_limited:
                 platform.spend(session.device, sum([len(found) for _, found in timed]), children=True)
             platform.record_telemetry(device, timed, now_ms)
@@ -293,7 +293,7 @@ def _gateway_publish(
     if topic == topics.ATTRIBUTES:
 
         def keep_attributes(device: Device, members: Any) -> None:
-            stored = values.stored_values(members)
+            stored = values.stored_values(members, type_cast=switches.type_cast)
             platform.spend(session.device, len(stored), children=True)
             platform.record_attributes(device, stored, now_ms)
 

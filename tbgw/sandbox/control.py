@@ -24,6 +24,7 @@ from tbgw.sandbox.rpc import MAX_RETRIES, Answer
 from tbgw.sandbox.server import Endpoint
 from tbgw.sandbox.switches import Switches, switched
 from tbgw.sandbox.values import BadPayload, stored_values
+from tbgw.thingsboard import payloads
 
 
 class Refused(GatewayError):  # noqa: N818 - says what is
@@ -102,6 +103,10 @@ class Control:
         its id, for `persistent_call`.
         """
         found = self.device(device)
+        try:
+            payloads.encode({"method": method, "params": params})
+        except ValueError as error:
+            raise Refused(400, f"the call is no JSON: {error}") from None
         answered: Deferred[Answer] = Deferred()
         self.platform.calls.call(
             found,

@@ -20,6 +20,8 @@ class Switches:
     """True: `[]` and `{"A":[]}` are never acknowledged, as by the real server."""
     acknowledge_bad_payloads: bool = False
     """The device profile's "send PUBACK on validation exception"."""
+    type_cast: bool = True
+    """`JSON_TYPE_CAST_ENABLED`. False: numeric texts stay texts, and what fits no number is refused (2.3)."""
     refuse_credentials: bool = False
     """True: every CONNECT is refused as if the token were wrong."""
     withhold_pubacks: bool = False

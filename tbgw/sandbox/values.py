@@ -101,8 +101,13 @@ def _without_lone_surrogates(value: Any) -> Any:
     return value
 
 
-def stored_values(members: Mapping[str, Any]) -> list[tuple[str, Stored]]:
-    """The members of one object as stored values; null is left out. Raises BadPayload."""
+def stored_values(members: Mapping[str, Any], *, type_cast: bool = True) -> list[tuple[str, Stored]]:
+    """
+    The members of one object as stored values; null is left out. Without `type_cast` texts stay as they are, and a
+    number that fits neither LONG nor DOUBLE is none. Raises BadPayload.
+    """
+    if not type_cast:
+        return _without_cast(members)
     result: list[tuple[str, Stored]] = []
     for key, value in members.items():
         kind = type(value)
@@ -119,6 +124,14 @@ def stored_values(members: Mapping[str, Any]) -> list[tuple[str, Stored]]:
         elif value is not None:
             result.append((key, _json_text(value)))
     return result
+
+
+def _without_cast(members: Mapping[str, Any]) -> list[tuple[str, Stored]]:
+    texts = {key: value for key, value in members.items() if type(value) is str}
+    others = stored_values({key: value for key, value in members.items() if key not in texts})
+    if any(type(value) is str for _, value in others):
+        raise BadPayload("number out of range")
+    return [*texts.items(), *others]
 
 
 def _cast(text: str) -> Stored:
@@ -233,7 +246,7 @@ TimedValues = tuple[int, list[tuple[str, Stored]]]
 """(ts in ms, stored values by key) of one instant."""
 
 
-def telemetry(root: Any, now_ms: int) -> list[TimedValues]:
+def telemetry(root: Any, now_ms: int, *, type_cast: bool = True) -> list[TimedValues]:
     """
     A telemetry payload, one object or an array of objects: all of it or nothing. What bears no time gets `now_ms`.
     Raises BadPayload, or ConversionFault for a bad `ts`.
@@ -254,17 +267,17 @@ def telemetry(root: Any, now_ms: int) -> list[TimedValues]:
             values = element["values"]
             if not isinstance(values, dict):
                 raise BadPayload("`values` is an object")
-            result.append((ts, stored_values(values)))
+            result.append((ts, stored_values(values, type_cast=type_cast)))
         else:
-            result.append((now_ms, stored_values(element)))
+            result.append((now_ms, stored_values(element, type_cast=type_cast)))
     return result
 
 
-def child_telemetry(elements: list[Any], now_ms: int) -> list[TimedValues]:
+def child_telemetry(elements: list[Any], now_ms: int, *, type_cast: bool = True) -> list[TimedValues]:
     """One child's array in a gateway message: as `telemetry`, and each element may bear `metadata` (3.4)."""
     if any(isinstance(element, dict) and "metadata" in element for element in elements):
         elements = [_without_metadata(element) for element in elements]
-    return telemetry(elements, now_ms)
+    return telemetry(elements, now_ms, type_cast=type_cast)
 
 
 def _without_metadata(element: Any) -> Any:
@@ -291,8 +304,8 @@ def _check_metadata(metadata: Any) -> None:
         timestamp_ms(metadata.get(key))
 
 
-def attributes(root: Any) -> list[tuple[str, Stored]]:
+def attributes(root: Any, *, type_cast: bool = True) -> list[tuple[str, Stored]]:
     """An attributes payload. Raises BadPayload."""
     if not isinstance(root, dict):
         raise BadPayload("attributes are an object")
-    return stored_values(root)
+    return stored_values(root, type_cast=type_cast)

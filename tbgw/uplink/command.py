@@ -17,6 +17,10 @@ from twisted.python.failure import Failure
 KILL_SECONDS = 10.0
 """Time between SIGTERM and SIGKILL for a program that took too long."""
 
+OUTPUT_SECONDS = 1.0
+"""How long the rest of its output may take after its end. What it left running in the background may hold the pipe open
+for ever, and is read from, unheard, for as long: to close it could end that by SIGPIPE."""
+
 MAX_OUTPUT_BYTES = 4096
 """What is kept of its output, from the end."""
 
@@ -43,6 +47,11 @@ class _Watcher(ProcessProtocol):
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self._said[childFD] = (self._said.get(childFD, b"") + data)[-MAX_OUTPUT_BYTES:]
+
+    def processExited(self, reason: Failure) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = self._reactor.callLater(OUTPUT_SECONDS, self.processEnded, reason)
 
     def processEnded(self, reason: Failure) -> None:
         if self._timer is not None and self._timer.active():

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from tbgw.internal_events import Events
 from tbgw.model import Value
+from tbgw.uplink.command import OUTPUT_SECONDS
 from tbgw.uplink.internal_events import StatisticsCommandFailed
 
 MAX_OUTPUT_BYTES = 4096
@@ -52,9 +53,14 @@ class Command(Protocol):
 
 
 class _Output(ProcessProtocol):
-    """Collects what one process prints. `done` fires with (bytes, whether it ended well)."""
+    """
+    Collects what one process prints. `done` fires with (bytes, whether it ended well): when its output is closed, or a
+    moment after its end, since what it left running in the background may hold that open for ever.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._timer: IDelayedCall | None = None
         self._parts: list[bytes] = []
         self._size = 0
         self.done: Deferred[tuple[bytes, bool]] = Deferred()
@@ -64,7 +70,12 @@ class _Output(ProcessProtocol):
             self._parts.append(data[: MAX_OUTPUT_BYTES - self._size])
             self._size += len(self._parts[-1])
 
+    def processExited(self, reason: Failure) -> None:
+        self._timer = self._reactor.callLater(OUTPUT_SECONDS, self.processEnded, reason)
+
     def processEnded(self, reason: Failure) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
         if not self.done.called:
             self.done.callback((b"".join(self._parts), reason.check(ProcessDone) is not None))
 
@@ -125,7 +136,7 @@ class CustomStatistics(Service):
 
     async def _run(self, command: Command) -> Value:
         """The value of its output; None when it failed."""
-        output = _Output()
+        output = _Output(self._reactor)
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         program = command.command[0]
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -7,6 +7,9 @@ Invariants:
 * A message that was sent in a session that ended before its PUBACK is sent again in the next, before what came later:
   at least once, as with the rows. One that ThingsBoard refuses is not sent again unchanged.
 * A PUBACK that never comes (spec, fact 6) holds its place in the window for `PUBACK_SECONDS` and no longer.
+* One that ends every session that it is sent in (on MQTT 3.1.1 ThingsBoard closes for what it cannot convert, without a
+  word) is found out and given up: whatever the gateway says of itself must not keep the devices' data away. It is tried
+  alone before, so that nobody else is blamed.
 * The limits of the gateway's own rate are kept: over them ThingsBoard closes the session that carries everything.
 
 Considered and dropped: the spool. Its rows are payloads for the children; figures of the gateway are of little use
@@ -30,6 +33,7 @@ from tbgw.interfaces import IOwnDevice
 from tbgw.internal_events import Events
 from tbgw.model import OwnAttributes, SessionLimits, Value
 from tbgw.thingsboard import payloads, topics
+from tbgw.thingsboard.closes import HARMLESS_CLOSES
 from tbgw.uplink.internal_events import OwnMessageDropped, OwnMessageIgnored
 
 MAX_WAITING = 1000
@@ -60,6 +64,12 @@ MAX_ATTEMPTS = 3
 RETRY_SECONDS = 10.0
 """Delay before that."""
 
+MAX_CLOSES = 3
+"""How many sessions may end right after a message before it is given up."""
+
+SUSPICION_SECONDS = 10.0
+"""What "right after" means. A PUBACK that does not come has a session ended later than that, by ourselves."""
+
 _PASSING = frozenset({0x80, 0x97})
 
 Spend = Callable[[str, int], float]
@@ -78,6 +88,9 @@ class _Message:
     held: bool = False
     """Whether it has a place in the window."""
     timer: IDelayedCall | None = None
+    sent_at: float = 0.0
+    closes: int = 0
+    """Sessions that ended right after it while it was the first without PUBACK."""
 
 
 @dataclass(slots=True, eq=False)
@@ -124,6 +137,8 @@ class OwnDevice:
         self._unacknowledged: dict[int, _Message] = {}
         """In the order of their first sending, by a number of our own."""
         self._in_window = 0
+        self._suspected = False
+        """Whether what is in the window is one that sessions ended with, which goes alone."""
         self._last_message = 0
         self._turn: IDelayedCall | None = None
         self._requests: dict[int, _Question] = {}
@@ -199,10 +214,16 @@ class OwnDevice:
             self._turn = None
         lost = list(self._unacknowledged.values())
         self._unacknowledged.clear()
+        if lost and code not in HARMLESS_CLOSES and self._clock.seconds() - lost[0].sent_at < SUSPICION_SECONDS:
+            lost[0].closes += 1
         for message in reversed(lost):
             self._let_go(message)
             if message.topic == topics.DEVICE_CLAIM:
                 message.answer.callback("the session ended before ThingsBoard acknowledged")
+                continue
+            if message.closes >= MAX_CLOSES:
+                why = f"{MAX_CLOSES} sessions ended with it and without a PUBACK"
+                message.answer.callback(self._dropped(message.topic, why))
                 continue
             self._waiting.appendleft(message)
             self._waiting_bytes += len(message.payload)
@@ -358,12 +379,16 @@ class OwnDevice:
         """Send what may be sent now."""
         while self._up and self._waiting and self._in_window < MAX_UNACKNOWLEDGED and self._turn is None:
             message = self._waiting[0]
+            suspected = message.closes >= MAX_CLOSES - 1
+            if self._in_window and (suspected or self._suspected):
+                return
             wait = self._spend(message.topic, message.points)
             if wait > 0:
                 self._pause(wait)
                 return
             self._waiting.popleft()
             self._waiting_bytes -= len(message.payload)
+            self._suspected = suspected
             self._send(message)
 
     def _pause(self, seconds: float) -> None:
@@ -376,6 +401,7 @@ class OwnDevice:
     def _send(self, message: _Message) -> None:
         self._last_message = number = self._last_message + 1
         message.attempts += 1
+        message.sent_at = self._clock.seconds()
         message.held = True
         self._in_window += 1
         self._unacknowledged[number] = message

@@ -76,6 +76,9 @@ _LOCAL = (
 )
 """Settings of `thingsboard` that are not taken from the wire: each would give more than the permission to configure."""
 
+_LOCAL_EVEN_TO_TAKE_AWAY = (("remoteMethods",),)
+"""Those of them that limit: without the list more is allowed than with it."""
+
 _PATH_KEY = re.compile(r"File$|_file$|_path$|Cert$|^(cert|certificate|privateKey|import|folder|key)$")
 _RESERVED = frozenset({GENERAL_FILE, LOGS_FILE, "list.json", "statistics.json"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,95}\.json")
@@ -104,12 +107,18 @@ class Plan:
     """Connectors that are to be active and of which nothing is known yet: their attributes have to be asked for."""
 
 
-def plan(update: Mapping[str, Value], files: Mapping[str, Value], secrets: Mapping[str, Collection[Place]]) -> Plan:
+def plan(
+    update: Mapping[str, Value],
+    files: Mapping[str, Value],
+    secrets: Mapping[str, Collection[Place]],
+    inactive: Mapping[str, Mapping[str, Value]] | None = None,
+) -> Plan:
     """
     What `update`, attributes by name, makes of `files`, parsed contents by name. `secrets` has the places of secrets in
-    each. Raises Refusal with every reason at once.
+    each, `inactive` entries of connectors that are not in the list at present. Raises Refusal with every reason at
+    once.
     """
-    return _Planning(files, secrets).plan(update)
+    return _Planning(files, secrets, inactive or {}).plan(update)
 
 
 def times(update: Mapping[str, Value]) -> dict[str, int]:
@@ -133,8 +142,14 @@ def is_configuration(name: str, value: Value) -> bool:
 class _Planning:
     """One plan in the making."""
 
-    def __init__(self, files: Mapping[str, Value], secrets: Mapping[str, Collection[Place]]) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, Value],
+        secrets: Mapping[str, Collection[Place]],
+        inactive: Mapping[str, Mapping[str, Value]],
+    ) -> None:
         self._old = files
+        self._inactive = inactive
         self._secrets = secrets
         self._new: dict[str, Value] = {}
         self._faults: list[str] = []
@@ -163,6 +178,9 @@ class _Planning:
         if active is not None:
             understood.append(ACTIVE)
             known = {entry.get("name") for entry in connectors}
+            back = [name for name in dict.fromkeys(active) if name in self._inactive and name not in known]
+            connectors += [dict(self._inactive[name]) for name in back]
+            known.update(back)
             unknown = tuple(name for name in active if name not in known)
             connectors = [entry for entry in connectors if entry.get("name") in active]
         if connectors != general.get("connectors", []):
@@ -227,6 +245,8 @@ class _Planning:
     def _check_local(self, content: Mapping[str, Value], old: Mapping[str, Value]) -> None:
         for place in _LOCAL:
             given, had = _at(content, place), _at(old, place)
+            if place in _LOCAL_EVEN_TO_TAKE_AWAY and place[0] in content and given is None and had is not None:
+                self._faults.append(f"{GENERAL}.{'.'.join(place)}: is taken away on the machine itself only")
             if given is not None and given != had and not (given in ([], False, "") and had in (None, [], False, "")):
                 self._faults.append(f"{GENERAL}.{'.'.join(place)}: is set on the machine itself only")
 

@@ -11,6 +11,7 @@ what comes is told by its long name. `getSessionLimits` exists on the long topic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -112,6 +113,9 @@ class Session:
     def _ready(self, limits: SessionLimits, unknown: str) -> None:
         if unknown:
             self._events.emit(LimitsUnknown(why=unknown))
+        if not limits.echoes and self._protocol is not None and self._protocol.protocol_version != 5:
+            # Whoever may be ThingsBoard from 4.2.1 on, which acknowledges what it refuses (spec thingsboard-mqtt, 3.9).
+            limits = replace(limits, doubtful_pubacks=True)
         self._uplink.session_ready(self, limits)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import sys
 
@@ -42,6 +43,17 @@ class HashTests(SynchronousTestCase):
         self.assertEqual(len(key), 20)
         self.assertTrue(parse_hash(made).matches(key))
         self.assertNotEqual(first, second)
+
+    def test_nothing_typed(self):
+        """Where nothing can be typed, one line says so."""
+
+        def closed(prompt: str) -> str:
+            raise EOFError
+
+        self.patch(getpass, "getpass", closed)
+        status, out, err = self.run_it()
+        self.assertEqual((status, out, err.count("\n")), (1, "", 1))
+        self.assertIn("--stdin", err)
 
     def test_bad(self):
         """What cannot be hashed is said, and not repeated."""

@@ -23,6 +23,8 @@ class MemoryTransport(StringTransport):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
+        self.carried: bytearray | None = None
+        """All that was ever taken, for a test that wants it kept."""
         self.aborted = False
         self.no_delay = False
         self.lost = False
@@ -37,6 +39,8 @@ class MemoryTransport(StringTransport):
         """Everything written since the last call."""
         data = b"".join(self.writes)
         self.writes.clear()
+        if self.carried is not None:
+            self.carried += data
         return data
 
     def loseConnection(self) -> None:

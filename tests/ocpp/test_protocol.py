@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from tbgw.ocpp import central_system
 from tbgw.ocpp.errors import CallRefused, CallTimedOut, StationGone, StationReplaced
 from tbgw.ocpp.interfaces import Admission, Refusal
 from tbgw.ocpp.session import Validation
@@ -329,6 +331,20 @@ class ReplacementTests(SynchronousTestCase):
             ends[order[1]].protocol.connectionLost(Failure(StationGone()))
             self.assertEqual(rig.factory.stations, {})
             self.assertEqual(len(rig.listener.told("disconnected")), 2)
+
+
+    def test_bounded_memory(self) -> None:
+        """Of charge points that come and go, so many are remembered, also when others stay for ever."""
+        rig = Rig(max_connections=10)
+        with mock.patch.object(central_system, "MAX_REMEMBERED", 20):
+            for number in range(10):
+                rig.connect(f"/stays{number}")
+            for number in range(200):
+                rig.factory.replays_of(f"goes{number}", 0.0)
+        remembered = rig.factory._replays
+        self.assertLessEqual(len(remembered), 21)
+        self.assertTrue(all(f"stays{number}" in remembered for number in range(10)))
+        self.assertIn("goes199", remembered)
 
 
 class PingTests(SynchronousTestCase):

@@ -14,6 +14,7 @@ from tbgw.ocpp.errors import (
     CallRefused,
     CallTimedOut,
     PayloadInvalid,
+    ResultInvalid,
     StationGone,
 )
 from tbgw.ocpp.replays import GENERATION, GENERATION_SECONDS, Replays
@@ -358,7 +359,7 @@ class OutgoingTests(SessionCase):
             session = self.session(version, validation=Validation.STRICT)
             call = session.call("ClearCache", {}, 0.0, 30.0)
             self.take(session)
-            self.assertIsInstance(self.result(session, call, {"status": "Perhaps"}).failure, PayloadInvalid)
+            self.assertIsInstance(self.result(session, call, {"status": "Perhaps"}).failure, ResultInvalid)
             said = [message[:3] for message in self.take(session)]
             self.assertEqual(said, [[5, call.id, "PropertyConstraintViolation"]] if version is V21 else [])
 
@@ -368,7 +369,7 @@ class OutgoingTests(SessionCase):
         call = session.call("ClearCache", {}, 0.0, 30.0)
         session.call("ClearCache", {}, 0.0, 30.0)
         self.take(session)
-        self.assertIsInstance(self.result(session, call, [1]).failure, PayloadInvalid)
+        self.assertIsInstance(self.result(session, call, [1]).failure, ResultInvalid)
         self.assertEqual(len(self.take(session)), 1)
 
     def test_cancel(self) -> None:

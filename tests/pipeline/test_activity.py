@@ -9,7 +9,7 @@ from typing import Any, Literal
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbgw.model import Device, Reading
+from tbgw.model import Device, RateLimit, Reading, SessionLimits
 from tbgw.pipeline.activity import SESSION_SECONDS, Activity, ChildSessions
 from tbgw.thingsboard import topics
 from tests.pipeline.test_renaming import NoticeCase
@@ -145,6 +145,39 @@ class TogetherTests(NoticeCase):
         self.uplink.down()
         self.assertEqual([call for call in self.clock.getDelayedCalls() if "Session" in str(call)], [])
 
+    def test_many_are_refreshed_within_the_limits(self) -> None:
+        """Hundreds that fall due together go out within the window and the rate, each end right before its begin."""
+        self.forwarder.set_sessions(ChildSessions(self.clock, "reconnect", self.forwarder.refresh))
+        self.uplink.up(SessionLimits(messages=(RateLimit(60, 1.0),)))
+        self.devices = {f"D{number}": Device(f"D{number}", connector="Line") for number in range(300)}
+        self.say(*self.devices)
+        for _ in range(400):
+            self.settle()
+        self.said()
+        sent: list[int] = []
+        for _ in range(620 * 5):
+            self.clock.advance(0.2)
+            sent.append(len(self.uplink.sent))
+            self.uplink.acknowledge_all()
+        self.assertLess(max(later - earlier for earlier, later in zip(sent, sent[5:], strict=False)), 70)
+        said = self.said()
+        self.assertEqual(said[::2], [(topics.DISCONNECT, names) for _, names in said[1::2]])
+        self.assertEqual({topic for topic, _ in said[1::2]}, {topics.CONNECT})
+        self.assertEqual({names[0] for _, names in said}, set(self.devices))
+
+    def test_renamed_before_its_refresh_could_be_sent(self) -> None:
+        """The session under the old name is ended all the same, once."""
+        self.uplink.up(SessionLimits(messages=(RateLimit(5, 60.0),)))
+        self.say("A")
+        self.settle()
+        self.said()
+        self.forwarder.refresh("A", True)
+        self.assertEqual(self.said(), [], "the rate does not let it through yet")
+        self.notices.renamed("A", "New")
+        for _ in range(100):
+            self.settle()
+        self.assertEqual(self.said(), [(topics.DISCONNECT, ["A"]), (topics.CONNECT, ["New"])])
+
     def test_thingsboard_ends_a_devices_session(self) -> None:
         """After `v1/gateway/disconnect` from ThingsBoard the device is announced anew."""
         self.uplink.up()
@@ -165,3 +198,17 @@ class TogetherTests(NoticeCase):
         self.say("A", "B")
         self.assertEqual(dict(self.ingest.readings_of), {"Other": 1, "Line": 2})
         self.settle()
+
+    def test_who_may_not_pass_is_not_counted(self) -> None:
+        """A device that the filter denies leaves nothing behind, so that names without end cost nothing."""
+        told: list[str] = []
+        activity = Activity(self.clock, 100, 10, lambda device: told.append(device.name))
+        activity.start([])
+        self.ingest.set_activity(activity)
+        self.ingest.set_filter(lambda connector, device: device != "Denied")
+        self.ingest.accept(Reading(Device("Denied", connector="Line"), ((1, {"n": 1}),)))
+        self.ingest.accept(Reading(Device("", connector="Line"), ((1, {"n": 1}),)))
+        self.assertEqual(dict(self.ingest.readings_of), {})
+        self.clock.pump([10] * 12)
+        self.assertEqual(told, [])
+        activity.stop()

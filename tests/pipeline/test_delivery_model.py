@@ -15,12 +15,15 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tbgw.model import Device, Draft
+from tbgw.model import Device, Draft, SessionLimits
 from tbgw.thingsboard import payloads, topics
 from tests.fakes import Sent
 from tests.pipeline.test_forwarder import Bench
 
 NAMES = ("A", "B", "C", "D")
+
+REFUSED = -1
+"""Among the answers: a PUBACK that says nothing, and a close behind it."""
 
 
 @dataclass
@@ -33,11 +36,14 @@ class Odds:
     silence: float = 0.0
     disorder: float = 0.0
     restart: float = 0.0
+    refused: float = 0.0
+    """A PUBACK for what is not taken, and a close behind it (MQTT 3.1.1)."""
 
 
 @dataclass
 class Server:
-    """ThingsBoard's place. `poison`: what a value "poison" does: close, 0x83 and close, 0x99, or no answer at all."""
+    """ThingsBoard's place. `poison`: what a value "poison" does: close, PUBACK and close, 0x83 and close,
+    0x99, or no answer at all."""
 
     bench: Bench
     rng: random.Random
@@ -75,8 +81,8 @@ class Server:
             sent, code = self._answers[place]
             del self._answers[place]
             if sent in uplink.waiting:
-                uplink.acknowledge(sent, code)
-            if code == 0x83 and uplink.connected:
+                uplink.acknowledge(sent, max(0, code))
+            if code in (0x83, REFUSED) and uplink.connected:
                 self.close()
 
     def _take(self, sent: Sent) -> None:
@@ -91,6 +97,9 @@ class Server:
             return
         if poisoned and self.poison == "0x83":
             self._answers.append((sent, 0x83))
+            return
+        if (poisoned and self.poison == "PUBACK") or rng.random() < odds.refused:
+            self._answers.append((sent, REFUSED))
             return
         if rng.random() < odds.close:
             self.close()
@@ -121,10 +130,18 @@ class Course:
     """One random course."""
 
     def __init__(
-        self, seed: int, odds: Odds, *, poison: str = "close", poisons: int = 0, uncreatable: str = ""
+        self,
+        seed: int,
+        odds: Odds,
+        *,
+        poison: str = "close",
+        poisons: int = 0,
+        uncreatable: str = "",
+        doubtful: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.bench = Bench()
+        self.bench.uplink.limits = SessionLimits(doubtful_pubacks=doubtful)
         self.server = Server(self.bench, self.rng, odds, poison, uncreatable)
         self.said: set[tuple[str, int, str]] = set()
         self.poisoned: set[tuple[str, int, str]] = set()
@@ -177,7 +194,7 @@ class Course:
         self.server.odds = Odds()
         for _ in range(steps):
             self.step()
-            if self.bench.forwarder.idle and not self.bench.spool.step():
+            if self.bench.forwarder.idle and not self.bench.spool.step() and not self.bench.spool.stored:
                 return
         raise AssertionError(f"it never comes to rest: {len(self.bench.spool.stored)} rows are left")
 
@@ -263,3 +280,27 @@ class ModelTests(SynchronousTestCase):
             course = Course(seed, Odds(), uncreatable="C")
             course.run(20)
             self.check(course, {entry for entry in course.said if entry[0] == "C"})
+
+    def test_refusals_with_puback(self):
+        """3.1.1: a PUBACK for what was not taken, and a close behind it, at random, on good links and bad ones."""
+        for seed in range(60):
+            odds = Odds(close=(0.0, 0.02, 0.1)[seed % 3], refused=(0.02, 0.1, 0.3)[seed // 3 % 3], disorder=0.3)
+            course = Course(seed, odds, doubtful=True)
+            course.run(60)
+            self.check(course, set())
+
+    def test_refusals_with_puback_and_restarts(self):
+        """The same while the process starts anew in between."""
+        for seed in range(40):
+            course = Course(seed, Odds(close=0.02, refused=0.05, disorder=0.5, restart=0.05), doubtful=True)
+            course.run(60)
+            self.check(course, set())
+
+    def test_poison_with_doubtful_pubacks(self):
+        """3.1.1: a value on which the session ends, with a PUBACK or without, is found; no good one is taken for it."""
+        for poison in ("close", "PUBACK"):
+            for seed in range(25):
+                odds = Odds(close=0.02, refused=0.02, disorder=0.3) if seed % 2 else Odds(disorder=0.2)
+                course = Course(seed, odds, poison=poison, poisons=1 + seed % 3, doubtful=True)
+                course.run(40)
+                self.check(course, course.poisoned)

@@ -179,6 +179,23 @@ class DownlinkTests(DownlinkCase):
             [(content["device"], content["data"]) for _, content in self.sent()], [("A", "other's"), ("B", "B's")]
         )
 
+    def test_same_number_and_method_with_other_parameters(self):
+        """After a restart of ThingsBoard a number may come again while the first still runs: it is another command."""
+        waiting: list[Deferred[Any]] = []
+
+        def wait() -> Deferred[Any]:
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        self.connector.answer = wait
+        self.command(0, "A", "set", 1)
+        self.uplink.down()
+        self.uplink.up()
+        self.command(0, "A", "set", 2)
+        self.assertEqual(self.connector.calls, [("A", "set", 1), ("A", "set", 2)])
+        waiting[1].callback("two")
+        self.assertEqual([content["data"] for _, content in self.sent()], ["two"])
+
     def test_command_without_end(self):
         """What a connector never ends is ended here, and cancelled there."""
         ends: list[str] = []

@@ -20,12 +20,12 @@ from tbgw.pipeline import ready as ready_module
 from tbgw.pipeline.announcements import ANNOUNCE_SECONDS
 from tbgw.pipeline.devices import DeviceRegistry
 from tbgw.pipeline.forwarder import (
-    MAX_WINDOW,
     PUBACK_SECONDS,
     STRIKES,
     TRIES,
     Forwarder,
 )
+from tbgw.pipeline.ratelimit import MAX_WINDOW
 from tbgw.pipeline.ready import FETCH_BYTES, READY_BYTES
 from tbgw.thingsboard import payloads, topics
 from tests.fakes import FakeSpool, FakeUplink, Sent

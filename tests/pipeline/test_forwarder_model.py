@@ -19,6 +19,7 @@ from tbgw.model import Device, RateLimit, SessionLimits
 from tbgw.pipeline import announcements
 from tbgw.pipeline import forwarder as module
 from tbgw.pipeline import ready as ready_module
+from tbgw.pipeline.ratelimit import MAX_WINDOW
 from tbgw.thingsboard import payloads, topics
 from tests.fakes import Sent
 from tests.pipeline.test_forwarder import Bench, gone, telemetry
@@ -32,6 +33,8 @@ LIMITS = (
     SessionLimits(max_inflight=6, max_payload_bytes=140),
     SessionLimits(telemetry=(RateLimit(5, 2.0),), points=(RateLimit(8, 2.0),), messages=(RateLimit(6, 3.0),)),
     SessionLimits(telemetry=(RateLimit(2, 1.0),)),
+    SessionLimits(doubtful_pubacks=True),
+    SessionLimits(max_inflight=4, doubtful_pubacks=True),
 )
 
 
@@ -148,13 +151,13 @@ class Course:
             assert len(sent.payload) <= limit, f"{len(sent.payload)} bytes, the limit is {limit}"
         assert self.first_sent == sorted(self.first_sent), f"not in order: {self.first_sent}"
         limits = bench.uplink.limits
-        window = max(1, min(module.MAX_WINDOW, int(limits.max_inflight * 0.8)))
+        window = max(1, min(MAX_WINDOW, int(limits.max_inflight * 0.8)))
         assert bench.uplink.most_waiting <= window, f"{bench.uplink.most_waiting} in flight, the window is {window}"
         for seq in bench.spool.deleted:
             assert self.is_acknowledged(seq), f"row {seq} was deleted without PUBACK"
         ready = sum(len(row.payload) for row in bench.forwarder._ready.rows)
         assert ready == bench.forwarder._ready.bytes
-        assert ready <= 2 * READY + LARGEST * (1 + module.MAX_WINDOW), f"{ready} bytes in memory"
+        assert ready <= 2 * READY + LARGEST * (1 + MAX_WINDOW), f"{ready} bytes in memory"
         in_memory = [row.seq for row in bench.forwarder._ready.rows]
         assert in_memory == sorted(set(in_memory)), f"in memory: {in_memory}"
 
@@ -168,7 +171,7 @@ class Course:
             while bench.uplink.waiting:
                 self.answer(0, 0)
                 self.look()
-            if bench.forwarder.idle and not bench.spool.step():
+            if bench.forwarder.idle and not bench.spool.step() and not bench.forwarder._grace:
                 break
             bench.clock.advance(0.5)
         else:

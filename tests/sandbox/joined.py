@@ -36,7 +36,9 @@ class Dial:
         if self.refusing or server is None:
             return fail(TCPRefused())
         client = factory.buildProtocol(None)
-        self.wires.append(Wire(client, server))
+        wire = Wire(client, server)
+        wire.client_transport.carried = bytearray()
+        self.wires.append(wire)
         return succeed(client)
 
 

@@ -21,6 +21,18 @@ SHARED = {
 NOTICES = "v1/devices/me/rpc/request/"
 
 
+class NoCallTests(OperatedTests):
+    """What is no call."""
+
+    def test_no_json(self):
+        """Parameters that JSON has no form for are refused, and leave nothing behind for the device's next session."""
+        refused = self.assertRaises(Refused, self.control.call, "Plain", "m", {"a": float("inf")}, persistent=True)
+        self.assertEqual(refused.status, 400)
+        device = self.connect("device-token")
+        device.subscribe(RPC)
+        self.assertEqual(device.received(), [])
+
+
 class SharedAttributeTests(OperatedTests):
     """Shared attributes, set and deleted, at a device and at a gateway's children."""
 

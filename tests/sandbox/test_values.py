@@ -47,6 +47,18 @@ class TypingTests(unittest.SynchronousTestCase):
         """A number with an exponent is a LONG when it is integral, else a DOUBLE."""
         self.check({"1E+1": 10, "1e3": 1000, "1.5e1": 15, "101E-1": 10.1, "0E5": 0, "-2e0": -2, "100e-2": 1})
 
+    def test_type_cast_off(self):
+        """Without the type cast texts stay texts, and a number that fits no type is refused (8.12: 118)."""
+        root = values.parse(b'{"a":"007","b":1,"c":1.5,"d":"x","e":1E3,"f":null,"g":[1],"h":true}')
+        expected = {"a": "007", "b": 1, "c": 1.5, "d": "x", "e": 1000, "g": b"[1]", "h": b"true"}
+        self.assertEqual(dict(values.stored_values(root, type_cast=False)), expected)
+        for text in (b"99701010061400066001", b"1E19", b"0.12345678901234567"):
+            root = values.parse(b'{"a":1,"k":%b}' % text)
+            self.assertRaises(BadPayload, values.stored_values, root, type_cast=False)
+            self.assertRaises(BadPayload, values.telemetry, [root], NOW, type_cast=False)
+            self.assertRaises(BadPayload, values.child_telemetry, [root], NOW, type_cast=False)
+            self.assertRaises(BadPayload, values.attributes, root, type_cast=False)
+
     def test_out_of_range(self):
         """What fits neither 64 bits nor 16 decimals becomes the text of its plain digits."""
         self.check(

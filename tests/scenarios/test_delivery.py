@@ -24,7 +24,7 @@ from tbgw.mqtt import (
     Subscribe,
     Unsubscribe,
 )
-from tbgw.pipeline import forwarder
+from tbgw.pipeline import pauses
 from tbgw.service import Gateway, load
 from tbgw.thingsboard import topics
 from tbgw.uplink import client
@@ -93,7 +93,7 @@ class DeliveryTests(TestCase):
     def setUp(self) -> None:
         self.patch(client, "FIRST_RETRY_SECONDS", 0.02)
         self.patch(client, "LONGEST_RETRY_SECONDS", 0.05)
-        self.patch(forwarder, "PUSHED_BACK_SECONDS", (0.02, 0.1))
+        self.patch(pauses, "PUSHED_BACK_SECONDS", (0.02, 0.1))
 
     def gateway(self, server: Server, **thingsboard: Any) -> Gateway:
         """A gateway that delivers to `server`."""

@@ -215,6 +215,8 @@ class MainJobTests(GatewayTestCase):
 
     def test_sigint_flushes_and_leaves_within_five_seconds(self) -> None:
         """Ctrl-C: what was taken just before is stored, and the process ends well."""
+        # Under a shell's `&` SIGINT is ignored, and what a process ignores its children ignore from birth.
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
         self.configure()
         gateway = self.folder.start()
         send_udp(self.udp, b"T44.4H044")

@@ -107,7 +107,7 @@ class WholeLifeTests(ClientCase):
         await self.start_gateway()
         station = self.station_js(protocol="ocpp2.0.1", passwordHex=KEY, endpoint=self.wss, ca=files["ca"])
         await self.life(station, "ocpp2.0.1")
-        self.assertEqual(self.attributes("CP_1").get("securityProfile", 2), 2)
+        self.assertEqual(self.attributes("CP_1").get("securityProfile"), 2)
 
     async def test_python_16(self) -> None:
         """The packages ocpp and websockets, 1.6, with a token."""

@@ -190,7 +190,7 @@ class _SandboxTests:
         self.assertEqual(self.shown("TMP-9")["attributes"]["xmppStatus"]["value"], "offline")
         await self.push(topics.RPC, {"device": "TMP-9", "data": {"id": 7, "method": "rpc1", "params": 1}})
         await self.until(lambda: self.published)
-        self.assertEqual(self.published[-1][1]["data"], {"error": "gone: the device is offline"})
+        self.assertEqual(self.published[-1][1]["data"], {"error": "gone: the device is offline", "code": 503})
 
 
     async def test_two_resources(self: Any) -> None:

@@ -228,6 +228,30 @@ class UplinkTests(UplinkTestCase):
         server.send(packets.Publish(topic="v1/devices/me/rpc/request/1", payload=payloads.session_limits_request()))
         self.assertEqual(self.listener.told, [("up", SessionLimits())])
 
+    def doubtful(self) -> bool:
+        """Whether PUBACKs of the session that is up may stand for refusals."""
+        ((_, limits),) = self.listener.told
+        assert isinstance(limits, SessionLimits)
+        return limits.doubtful_pubacks
+
+    def test_doubtful_pubacks(self) -> None:
+        """On 3.1.1 a PUBACK may stand for a refusal, whatever is said of limits; not from a plain broker."""
+        for body in (b"{}", b'{"error":"timeout"}', b'{"gatewayRateLimits":{"messages":"5:1"}}'):
+            self.setUp()
+            self.up(body)
+            self.assertTrue(self.doubtful(), body)
+            self.stop()
+        self.setUp()
+        self.start().accept()
+        self.clock.advance(LIMITS_SECONDS)
+        self.assertTrue(self.doubtful())
+        self.stop()
+        self.setUp()
+        server = self.start()
+        server.accept()
+        server.send(packets.Publish(topic="v1/devices/me/rpc/request/1", payload=payloads.session_limits_request()))
+        self.assertFalse(self.doubtful())
+
     def test_unusable_answers_to_the_limits(self) -> None:
         """An error, rubbish, or nonsense in the answer: the defaults hold."""
         for body in (b'{"error":"timeout"}', b"rubbish", b"[]", b'{"maxPayloadSize":"x"}'):
@@ -393,6 +417,13 @@ class VersionTests(UplinkTestCase):
         self.assertEqual(found[::2], [OTHER_VERSION_SECONDS] * 6)
         self.assertEqual(found[1::2], sorted(found[1::2]))
 
+    def test_pubacks_with_codes(self) -> None:
+        """On MQTT 5 a refusal has its code, and a PUBACK is what it says."""
+        self.up()
+        ((_, limits),) = self.listener.told
+        assert isinstance(limits, SessionLimits)
+        self.assertFalse(limits.doubtful_pubacks)
+
     def test_a_server_without_5(self) -> None:
         """CONNACK 1, as a 3.1.1 server answers: the next attempt comes at once, and speaks 3.1.1 from then on."""
         server = self.start()
@@ -437,3 +468,17 @@ class VersionTests(UplinkTestCase):
         self.assertEqual(self.listener.told[1:], ["down 0x8e"])
         (call,) = self.clock.getDelayedCalls()
         self.assertEqual(call.getTime() - self.clock.seconds(), CREDENTIALS_RETRY_SECONDS)
+
+    def test_disconnect_that_is_answered(self) -> None:
+        """ThingsBoard answers our DISCONNECT with its own (spec thingsboard-mqtt, 8.14: 168): a stop like any other."""
+        server = self.up()
+        server.received()
+        stopped = self.uplink.stopService()
+        (said,) = server.received()
+        self.assertEqual((type(said), said.reason_code), (packets.Disconnect, 0))
+        server.send(packets.Disconnect(reason_code=0))
+        if server.transport.connected:
+            self.lose()
+        self.successResultOf(stopped)
+        self.assertEqual(self.listener.told[1:], ["down"])
+        self.assertEqual(self.counters.get("sessions_lost"), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -46,6 +47,13 @@ class CommandTests(TestCase):
         self.patch(command, "KILL_SECONDS", 0.2)
         source = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: None)\nwhile True: time.sleep(60)"
         self.assertEqual(await self.run_python(source, seconds=0.5), "it took more than 0.5 s")
+
+    async def test_something_left_in_the_background(self) -> None:
+        """Its end is the end, though what it left running holds its output open."""
+        source = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, file=open('pid', 'w'))"
+        self.addCleanup(lambda: os.kill(int((self.folder / "pid").read_text()), signal.SIGKILL))
+        self.assertEqual(await self.run_python(source, seconds=20.0), "")
+        os.kill(int((self.folder / "pid").read_text()), 0)
 
     async def test_none(self) -> None:
         """What is no program is said in words."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import Any, NamedTuple
 
@@ -67,6 +69,13 @@ class ProgramTests(TestCase):
             Command(python("import time; time.sleep(100)"), "slow", 1), Command(python("print(1)"), "next")
         )
         self.assertEqual(self.said, {"next": 1.0})
+
+    async def test_something_left_in_the_background(self) -> None:
+        """It holds the program's output open, and holds up nobody."""
+        source = "import subprocess, sys; print(subprocess.Popen(['sleep', '600'], stderr=2).pid)"
+        await self.run_all(Command(python(source), "pid"), Command(python("print(1)"), "next"))
+        os.kill(int(self.said["pid"]), signal.SIGKILL)
+        self.assertEqual(self.said["next"], 1.0)
 
     async def test_stop(self) -> None:
         """A stop ends what runs."""

@@ -19,6 +19,7 @@ from tbgw.thingsboard import payloads, topics
 from tbgw.uplink.fanout import FanOut
 from tbgw.uplink.own_device import (
     FIRST_NUMBER,
+    MAX_CLOSES,
     MAX_REQUESTS,
     MAX_UNACKNOWLEDGED,
     MAX_WAITING,
@@ -26,6 +27,7 @@ from tbgw.uplink.own_device import (
     PUBACK_SECONDS,
     REQUEST_SECONDS,
     RETRY_SECONDS,
+    SUSPICION_SECONDS,
     OwnDevice,
     Spend,
 )
@@ -161,6 +163,61 @@ class SayingTests(OwnDeviceCase):
         self.uplink.down()
         self.uplink.up()
         self.assertEqual(self.sent(), [], "a PUBACK that came late after all counts")
+
+    def test_message_that_ends_its_sessions(self) -> None:
+        """
+        On 3.1.1 a payload that ThingsBoard cannot convert ends the session without a word: the first that was without
+        PUBACK in a few sessions that ended right after it is tried alone, and then given up; the others are not.
+        """
+        done = [self.own.publish_attributes({"n": number}) for number in range(4)]
+        for sessions in range(MAX_CLOSES):
+            self.assertNoResult(done[0])
+            self.uplink.up()
+            self.assertEqual(len(self.sent()), 1 if sessions == MAX_CLOSES - 1 else 4)
+            self.uplink.down()
+        self.assertIn("sessions ended", self.successResultOf(done[0]))
+        self.uplink.up()
+        self.assertEqual([content["n"] for _, content in self.sent()], [1, 2, 3])
+        self.uplink.acknowledge_all()
+        self.assertEqual([self.successResultOf(one) for one in done[1:]], [""] * 3)
+
+    def test_suspect_that_is_innocent(self) -> None:
+        """One that is taken when it goes alone is done, and the others follow at once."""
+        done = [self.own.publish_attributes({"n": number}) for number in range(3)]
+        for _ in range(MAX_CLOSES - 1):
+            self.uplink.up()
+            self.uplink.down()
+        self.sent()
+        self.uplink.up()
+        self.uplink.acknowledge()
+        self.assertEqual([content["n"] for _, content in self.sent()], [0, 1, 2])
+        self.uplink.acknowledge_all()
+        self.assertEqual([self.successResultOf(one) for one in done], [""] * 3)
+
+    def test_suspect_without_puback(self) -> None:
+        """One that goes alone and has no PUBACK holds the others up for the time of a PUBACK and no longer."""
+        for number in range(3):
+            self.own.publish_attributes({"n": number})
+        for _ in range(MAX_CLOSES - 1):
+            self.uplink.up()
+            self.uplink.down()
+        self.sent()
+        self.uplink.up()
+        self.clock.advance(PUBACK_SECONDS)
+        self.assertEqual([content["n"] for _, content in self.sent()], [0, 1, 2])
+
+    def test_sessions_that_end_for_other_reasons(self) -> None:
+        """A close that says why, or that comes long after the message, speaks of nothing that was said."""
+        done = self.own.publish_attributes({"n": 0})
+        for _ in range(2 * MAX_CLOSES):
+            self.uplink.up()
+            self.uplink.down(0x98)
+            self.uplink.up()
+            self.clock.advance(SUSPICION_SECONDS)
+            self.uplink.down()
+        self.assertNoResult(done)
+        self.uplink.up()
+        self.uplink.acknowledge_all()
 
     def test_rate(self) -> None:
         """The limits of the session are kept: what is too early waits, and later messages wait behind it."""

@@ -55,6 +55,20 @@ FILES: dict[str, Any] = {
 PLACES = {"chat.json": [("devices", 0, "secretOf")]}
 
 
+class LimitTests(SynchronousTestCase):
+    """What limits remote commands cannot be taken away remotely."""
+
+    def test_remote_methods(self) -> None:
+        """Null would bring back all that the list leaves out; where there is no list, it means nothing."""
+        files = copy.deepcopy(FILES)
+        self.assertEqual(plan({GENERAL: {"remoteMethods": None}}, files, PLACES).files, {})
+        files[GENERAL_FILE]["thingsboard"]["remoteMethods"] = ["gateway_ping"]
+        refusal = self.assertRaises(Refusal, plan, {GENERAL: {"remoteMethods": None}}, files, PLACES)
+        self.assertIn("remoteMethods", refusal.faults[0])
+        same_list = {"remoteMethods": ["gateway_ping"], "port": 1884}
+        self.assertEqual(list(plan({GENERAL: same_list}, files, PLACES).files), [GENERAL_FILE])
+
+
 class PlanTests(SynchronousTestCase):
     """What an update makes of the files."""
 

@@ -40,6 +40,7 @@ from tbgw.config.schema import (
     text,
 )
 from tbgw.connectors.ocpp.passwords import HashInvalid, PasswordHash, parse_hash
+from tbgw.ocpp.actions import central_actions
 from tbgw.ocpp.versions import Version
 
 IDENTITY = "${chargePointId}"
@@ -304,12 +305,20 @@ class Entrance:
     )
 
 
+def read_action(node: Node, reporter: Reporter) -> str:
+    """The name of a Call. One that no version has is a doubt: the command can only fail."""
+    name: str = read_text(node, reporter)
+    if not any(name in central_actions(version) for version in Version):
+        reporter.doubt(node, "is no Call that a Central System sends, in no version of OCPP")
+    return name
+
+
 def read_native(node: Node, reporter: Reporter) -> bool | tuple[str, ...]:
     """true, false or a list of actions."""
     if isinstance(node.value, bool):
         return node.value
     if isinstance(node.value, tuple):
-        actions: tuple[str, ...] = read_items(read_text)(node, reporter)
+        actions: tuple[str, ...] = read_items(read_action)(node, reporter)
         return actions
     raise Refused(f"is {node.kind}, must be true, false or a list of actions")
 
@@ -322,8 +331,8 @@ def flag_or_none(key: str, doc: str) -> Any:
 def check_entrance(entrance: Entrance, node: Node, reporter: Reporter) -> None:
     """What only shows when several keys are looked at together. `node`: the object `centralSystem`."""
     _check_connection(entrance, node, reporter)
-    certificates_count = entrance.connection.has_tls and entrance.connection.ca is not None
-    check_logins(entrance.security, node, reporter, open_to=entrance.host, guarded=certificates_count)
+    guarded = entrance.connection.has_tls and entrance.connection.verify_client
+    check_logins(entrance.security, node, reporter, open_to=entrance.host, guarded=guarded)
 
 
 def _check_connection(entrance: Entrance, node: Node, reporter: Reporter) -> None:

@@ -197,11 +197,15 @@ def _stop_charging(params: Parameters, about: Circumstances) -> Request:
     if transaction is None:
         where = "" if place is None else f" on connector {place}"
         raise failed("NoTransaction", f"there is not exactly one transaction{where}; name it with transactionId")
+    if isinstance(transaction, float) and transaction.is_integer():
+        transaction = int(transaction)
+    if isinstance(transaction, bool) or not isinstance(transaction, int | str):
+        raise bad_parameters("transactionId has to be a number or a text")
     if about.version is not Version.V16:
         return Request("RequestStopTransaction", {"transactionId": str(transaction)})
     try:
         return Request("RemoteStopTransaction", {"transactionId": int(transaction)})
-    except (TypeError, ValueError):
+    except ValueError:
         raise bad_parameters("transactionId has to be a number in OCPP 1.6") from None
 
 

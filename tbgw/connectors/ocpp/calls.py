@@ -2,10 +2,12 @@
 """The one way by which a Call of ours goes out, and what has to be seen to around it.
 
 * While a boot is Rejected nothing is sent; while it is Pending nothing that would start or stop charging (2.1).
+* To a charge point whose certificate is still to be proven by its serial nothing is sent: it may be another one.
 * A message that we ask for (TriggerMessage, GetBaseReport) is announced upward, so that it is let in while Pending.
 * A new password (AuthorizationKey of 1.6, SecurityCtrlr.BasicAuthPassword of 2.x) is on our disk, as a hash, before the
   charge point is told of it; once it has taken it, no other is good (see `ledger`). A charge point that has to boot
   first may still come with either.
+* Time-outs, and the configuration in a result, are reported upward, whoever has asked.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 
 from tbgw.connectors.ocpp.failures import bad_parameters, failed, named
 from tbgw.connectors.ocpp.hashing import Hashing
 from tbgw.connectors.ocpp.passwords import PasswordHash, hash_password
 from tbgw.connectors.ocpp.reports import StationReports
 from tbgw.connectors.ocpp.security import Doorkeeper
-from tbgw.ocpp.errors import CallErrorReceived, CallQueueFull, PayloadInvalid
+from tbgw.ocpp.errors import CallErrorReceived, CallQueueFull, CallTimedOut, PayloadInvalid
 from tbgw.ocpp.interfaces import IStation
 
 OWN_LOG2_N = 12
@@ -48,17 +51,21 @@ class Calls:
         doorkeeper: Doorkeeper,
         hashing: Hashing,
         identity_of: Callable[[IStation], str],
+        is_proven: Callable[[IStation], bool] = lambda _: True,
     ) -> None:
-        """`identity_of`: the id under which the charge point logged in."""
+        """`identity_of`: the id under which the charge point logged in; `is_proven`: whether that is certain by now."""
         self._reports = reports
         self._doorkeeper = doorkeeper
         self._hashing = hashing
         self._identity_of = identity_of
+        self._is_proven = is_proven
 
     def call(
         self, station: IStation, action: str, payload: dict[str, Any], timeout_seconds: float
     ) -> Deferred[dict[str, Any]]:
         """Fires with the result's payload; fails with CommandFailed, by the names in `failures`. May be cancelled."""
+        if not self._is_proven(station):
+            return fail(failed("NotAccepted", "its BootNotification did not bear the serial of its certificate yet"))
         status = self._reports.boot_status(station.path)
         if status == "Rejected" or (status == "Pending" and action in _CHARGING):
             return fail(failed("NotAccepted", f"its BootNotification was answered with {status}"))
@@ -70,8 +77,22 @@ class Calls:
         except ValueError:
             return fail(bad_parameters("an AuthorizationKey is written as hexadecimal digits, 40 for its 20 bytes"))
         if password is not None:
-            return self._change_password(station, action, payload, timeout_seconds, password)
-        return station.call(action, payload, timeout_seconds).addErrback(named)
+            answer = self._change_password(station, action, payload, timeout_seconds, password)
+        else:
+            answer = station.call(action, payload, timeout_seconds)
+        return answer.addCallbacks(
+            self._answered, self._not_answered, callbackArgs=(station.path, action), errbackArgs=(station.path,)
+        )
+
+    def _answered(self, result: dict[str, Any], path: str, action: str) -> dict[str, Any]:
+        if action == "GetConfiguration":
+            self._reports.tell_configuration(path, result.get("configurationKey"))
+        return result
+
+    def _not_answered(self, failure: Failure, path: str) -> Failure:
+        if failure.check(CallTimedOut) is not None:
+            self._reports.call_timed_out(path)
+        return named(failure)
 
     def _change_password(
         self, station: IStation, action: str, payload: dict[str, Any], timeout_seconds: float, password: bytes
@@ -88,7 +109,7 @@ class Calls:
                 raise failed("Failed", "the new password cannot be kept here, so it was not sent") from None
             return await self._told(station, action, payload, timeout_seconds, identity, made)
 
-        return Deferred.fromCoroutine(change()).addErrback(named)
+        return Deferred.fromCoroutine(change())
 
     async def _told(
         self,

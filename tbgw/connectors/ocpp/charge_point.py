@@ -53,6 +53,8 @@ class KnownStation:
     """Whether the present connection was told to `on_ready`."""
     heartbeat_ms: int = 0
     """When the last heartbeat was passed on."""
+    call_timeouts: int = 0
+    """Calls of ours that it did not answer in time, since the start."""
     faulty: int = 0
     """Messages that broke their schema, since the start."""
     told_faulty: int = 0

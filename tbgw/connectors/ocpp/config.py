@@ -37,6 +37,7 @@ from tbgw.connectors.ocpp.access import (
     check_logins,
     check_patterns,
     flag_or_none,
+    read_action,
     read_native,
     read_pattern,
     read_version,
@@ -131,7 +132,9 @@ class ChargePointPoint(TemplatePoint):
 class ChargePointUpdate(TemplateUpdate):
     """One entry of `attributeUpdates` of a charge point."""
 
-    action: str | None = text("action", default=None, doc="OCPP action that carries it; None: DataTransfer.")
+    action: str | None = setting(
+        "action", read=read_action, default=None, doc="OCPP action that carries it; None: DataTransfer."
+    )
     timeout_seconds: int | None = integer(
         "timeout",
         minimum=1,
@@ -148,7 +151,9 @@ class ChargePointUpdate(TemplateUpdate):
 class ChargePointRpc(TemplateRpc):
     """One entry of `serverSideRpc` of a charge point."""
 
-    action: str | None = text("action", default=None, doc="OCPP action that carries it; None: DataTransfer.")
+    action: str | None = setting(
+        "action", read=read_action, default=None, doc="OCPP action that carries it; None: DataTransfer."
+    )
     timeout_seconds: int | None = integer(
         "timeout",
         minimum=1,

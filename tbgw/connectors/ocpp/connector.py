@@ -69,7 +69,7 @@ MAX_PASSES = 20_000
 """Charge points that were let in and are not connected yet; those whose handshake failed afterwards stay until then."""
 POLICY_VIOLATION = 1008
 
-_ENTRANCE = frozenset(("openings_full", "storm", "bad_request", "no_subprotocol"))
+_ENTRANCE = frozenset(("openings_full", "slow_opening", "storm", "bad_request", "no_subprotocol"))
 _CONNECTION = frozenset(("replaced", "unresponsive", "not_reading", "too_many_faults", "protocol_error"))
 _TOLD_ELSEWHERE = frozenset(("refused",))
 
@@ -113,7 +113,7 @@ class OCPPConnector(Service):
         """Of those that are connected, by path."""
         self._admitted: OrderedDict[tuple[str, tuple[str, int]], Pass] = OrderedDict()
         """Of those that may come in and are not connected yet, by path and peer."""
-        calls = Calls(reports, self._doorkeeper, self._hashing, self._identity_of)
+        calls = Calls(reports, self._doorkeeper, self._hashing, self._identity_of, self._is_proven)
         self._commands = Commands(name, config, self._stations, reports, calls, events, now_ms)
         self._updates = Updates(
             name, config, self._stations, reports, self._commands, calls, downlink, events, reactor
@@ -123,7 +123,6 @@ class OCPPConnector(Service):
         """What the connections belong to; a new one for each start. None: stopped."""
         self._retry: IDelayedCall | None = None
         self._failures = 0
-        self._paused = False
         self._log = Logger()
 
     @property
@@ -193,13 +192,11 @@ class OCPPConnector(Service):
 
     def pause_reading(self) -> None:
         """See `IPausable`: the charge points keep what they have to say."""
-        self._paused = True
         if self._factory is not None and not self._factory.is_paused:
             self._factory.pause()
 
     def resume_reading(self) -> None:
         """See `IPausable`."""
-        self._paused = False
         if self._factory is not None and self._factory.is_paused:
             self._factory.resume()
 
@@ -252,7 +249,7 @@ class OCPPConnector(Service):
         self._doorkeeper.entered(passed)
         self._passes[station.path] = passed
         self._stations[station.path] = station
-        self._reports.connected(station)
+        self._reports.connected(station, {"securityProfile": passed.profile})
 
     def disconnected(self, station: IStation, reason: str) -> None:
         """See `ICentralSystem`."""
@@ -271,13 +268,17 @@ class OCPPConnector(Service):
 
     def send_received(self, station: IStation, action: str, payload: dict[str, Any], faults: Sequence[str]) -> None:
         """See `ICentralSystem`."""
-        passed = self._passes.get(station.path)
-        if passed is None or not passed.names:
+        if self._is_proven(station):
             self._reports.send_received(station, action, payload, faults)
 
     def _identity_of(self, station: IStation) -> str:
         passed = self._passes.get(station.path)
         return station.identity if passed is None else passed.identity
+
+    def _is_proven(self, station: IStation) -> bool:
+        """Whether the serial of its certificate, if that counts, was found in its BootNotification."""
+        passed = self._passes.get(station.path)
+        return passed is None or not passed.names
 
     def _check_serial(self, station: IStation, action: str, payload: dict[str, Any]) -> None:
         """Nothing is taken before the serial of its certificate was found in its BootNotification."""

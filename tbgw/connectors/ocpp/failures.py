@@ -12,6 +12,7 @@
 | `UnknownMethod` | neither configured, nor an action of its version, nor an alias |
 | `UnknownDevice` | no charge point of this connector has this name |
 | `NoTransaction` | there is no transaction, or more than one, that could be meant |
+| `ResultInvalid` | its answer is no result, or in strict mode breaks its schema; it may have acted |
 | `CallError` | it answered with a CALLERROR, whose `code`, `description` and `details` come along |
 """
 
@@ -29,6 +30,7 @@ from tbgw.ocpp.errors import (
     CallQueueFull,
     CallTimedOut,
     PayloadInvalid,
+    ResultInvalid,
     StationGone,
     StationReplaced,
 )
@@ -76,4 +78,6 @@ def _named(error: CallFailed) -> CommandFailed:
         return failed("QueueFull", "too many Calls wait for the charge point already")
     if isinstance(error, PayloadInvalid):
         return failed("Validation", str(error))
+    if isinstance(error, ResultInvalid):
+        return failed("ResultInvalid", str(error))
     return failed("Failed", str(error))

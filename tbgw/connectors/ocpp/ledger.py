@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -137,8 +137,9 @@ class Ledger:
     def offer(self, identity: str, password: PasswordHash) -> Deferred[None]:
         """The charge point is about to be told this password. Fires when that is on the disk, fails if it cannot."""
         entry = self._kept(identity)
-        if entry is not None:
-            entry.offered = password
+        if entry is None:
+            return fail(OSError(f"{MAX_STATIONS} charge points are remembered already"))
+        entry.offered = password
         return self.flush()
 
     def taken(self, identity: str, password: PasswordHash) -> Deferred[None]:

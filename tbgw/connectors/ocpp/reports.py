@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -64,6 +65,8 @@ _ANSWERED_ANYWAY = frozenset({"BootNotification", "Heartbeat", "Authorize"})
 _PASS_WHILE_PENDING = frozenset({"BootNotification", "NotifyReport", "NotifyMonitoringReport"})
 """Reports are what a Central System asks for while it has not accepted a station yet (2.x, B02)."""
 _REFUSED_BOOTS = frozenset({"Pending", "Rejected"})
+
+_NONE: Mapping[str, Value] = MappingProxyType({})
 
 Answer = dict[str, Any]
 
@@ -116,6 +119,7 @@ class StationReports:
                 if record.name is not None and known.device is None:
                     self._identities.be(known, record.name, record.profile)
 
+        self._tags.open()
         return self._stations.restore().addCallback(restored)
 
     def close(self) -> Deferred[None]:
@@ -125,8 +129,8 @@ class StationReports:
 
     # ICentralSystem, all but `admit`.
 
-    def connected(self, station: IStation) -> None:
-        """See `ICentralSystem`."""
+    def connected(self, station: IStation, attributes: Mapping[str, Value] = _NONE) -> None:
+        """See `ICentralSystem`. `attributes`: what is known of the connection besides, told together with it."""
         path = station.path
         known = self._known.get(path)
         if known is None:
@@ -136,6 +140,8 @@ class StationReports:
         known.is_ready = known.told_online = False
         known.connections += 1
         known.expected = frozenset()
+        if attributes and known.entry.mapper is not None:
+            known.extra = _joined(known.extra, {}, attributes)
         self._identify(known, station)
 
     def disconnected(self, station: IStation, reason: str) -> None:
@@ -518,18 +524,24 @@ class StationReports:
 
     def tell(self, path: str, values: Mapping[str, Value], attributes: Mapping[str, Value]) -> None:
         """
-        Pass on what the downward half knows of a charge point, now or as soon as it has a name: `securityProfile`,
-        `callTimeouts`. What is said again before it could be told replaces what was said.
+        Pass on what the downward half knows of a charge point, now or as soon as it has a name, where the default
+        mapping is on. What is said again before it could be told replaces what was said.
         """
         known = self._known.get(path)
-        if known is None:
+        if known is None or known.entry is None or known.entry.mapper is None:
             return
         if known.device is None or (known.station is not None and not known.told_online):
-            before = known.extra or ({}, {})
-            known.extra = ({**before[0], **values}, {**before[1], **attributes})
+            known.extra = _joined(known.extra, values, attributes)
             return
         telemetry = ((self._now_ms(), dict(values)),) if values else ()
         self._ingest.accept(Reading(known.device, telemetry, dict(attributes)))
+
+    def call_timed_out(self, path: str) -> None:
+        """A Call of ours to it had no answer in time: `callTimeouts`, their number since the start."""
+        known = self._known.get(path)
+        if known is not None:
+            known.call_timeouts += 1
+            self.tell(path, {"callTimeouts": known.call_timeouts}, {})
 
     def tell_configuration(self, path: str, keys: Value) -> None:
         """`configurationKey` of a GetConfiguration: attributes `config_<key>`, if the file asks for them."""
@@ -557,3 +569,11 @@ class StationReports:
         connected = sum(1 for known in self._known.values() if known.station is not None)
         running = sum(1 for record in self._stations for session in record.sessions if session.runs)
         return {"connected": connected, "transactions": running, **self._stations.plain()}
+
+
+_Extra = tuple[Mapping[str, Value], Mapping[str, Value]]
+
+
+def _joined(before: _Extra | None, values: Mapping[str, Value], attributes: Mapping[str, Value]) -> _Extra:
+    told_values, told_attributes = before or (_NONE, _NONE)
+    return {**told_values, **values}, {**told_attributes, **attributes}

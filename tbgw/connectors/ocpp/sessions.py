@@ -53,7 +53,7 @@ class SessionKeeper:
             raise CallRefused("OccurrenceConstraintViolation", "there is no idTag")
         stated, meter_start = payload.get("timestamp"), number_of(payload.get("meterStart"))
         request = f"{connector} {tag.lower()} {meter_start} {text_of(stated)}"[:MAX_REQUEST_CHARACTERS]
-        begun = sessions.repeated(request, now_ms)
+        begun = sessions.repeated(request, now_ms, text_of(stated) is not None)
         if begun is not None:
             return begun
         time_ms = _time(stated, now_ms)
@@ -61,7 +61,8 @@ class SessionKeeper:
         if before is not None:  # its end was lost, or is still on the way
             before.stop_ms = time_ms
             sessions.changed = True
-        session = Transaction(self._ids.take(), connector, tag, meter_start, time_ms, request=request)
+        number = self._ids.take()
+        session = Transaction(number, connector, tag, meter_start, time_ms, received_ms=now_ms, request=request)
         sessions.add(session)
         return session
 

@@ -82,6 +82,10 @@ class SharedTags:
         if question is not None:
             question.cancel()
 
+    def open(self) -> None:
+        """Questions may be asked, also after `close`."""
+        self._closed = False
+
     def close(self) -> None:
         """No timer is left."""
         self._closed = True

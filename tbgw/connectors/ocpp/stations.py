@@ -11,7 +11,7 @@ Invariants:
 * A record that did not change costs nothing.
 * A file that cannot be read is moved aside and told, and a new one begun: a damaged file never keeps chargers from
   charging. Transaction ids do not fall back with it (see `transactions`).
-* It is bounded: beyond `MAX_STATIONS` the one that was silent for longest is forgotten.
+* It is bounded: beyond `MAX_STATIONS` one that only connected is forgotten, else the one that was silent for longest.
 
 Considered and dropped: one JSON file written as a whole (30 ms of the reactor for each transaction with 10,000 charge
 points), a journal of lines (has to be compacted; SQLite is that already).
@@ -179,8 +179,9 @@ class StationFile:
             raise sqlite3.OperationalError("the file is closed")
         db.execute("BEGIN IMMEDIATE")
         try:
-            db.executemany("INSERT OR REPLACE INTO station (path, seen_ms, body) VALUES (?, ?, ?)", rows)
+            # In this order: one that was forgotten may have come again since.
             db.executemany("DELETE FROM station WHERE path = ?", [(path,) for path in forgotten])
+            db.executemany("INSERT OR REPLACE INTO station (path, seen_ms, body) VALUES (?, ?, ?)", rows)
             db.executemany("INSERT OR REPLACE INTO fact (name, value) VALUES (?, ?)", list(facts.items()))
             db.execute("COMMIT")
         except BaseException:
@@ -235,7 +236,8 @@ class Stations:
         return self._records.get(path)
 
     def restore(self) -> Deferred[None]:
-        """Read the file. Never fails; what was wrong is told."""
+        """Read the file; also after `close`. Never fails; what was wrong is told."""
+        self.closed = False
         file = self._file
         if file is None:
             return succeed(None)
@@ -270,7 +272,7 @@ class Stations:
         if len(self._records) >= MAX_STATIONS:
             silent = [one for one in self if not connected(one.path)]
             if silent:
-                oldest = min(silent, key=lambda one: one.seen_ms).path
+                oldest = min(silent, key=lambda one: (one.written is not None, one.seen_ms)).path
                 del self._records[oldest]
                 self._waiting.pop(oldest, None)
                 self._forgotten.append(oldest)

@@ -5,7 +5,7 @@
   twice (an id of 2026 is below 2^31, which some chargers cannot pass). `int(time)` itself, which others use, collides
   when two cars are plugged in within one second.
 * A charger that did not get the answer starts the same transaction again: same connector, tag, meter and time. It then
-  gets the same id, within a day.
+  gets the same id, within a day of its first coming.
 * -1 is what a charger says that never got an id, and any number may be one that we do not know: nothing is guessed.
 """
 
@@ -35,6 +35,8 @@ class Transaction:
     start_ms: int | None = None
     stop_ms: int | None = None
     """None while it runs."""
+    received_ms: int | None = None
+    """When its StartTransaction came, which may be days after `start_ms`: charge points keep them while offline."""
     request: str = ""
     """What a repeated StartTransaction is recognised by."""
     charging_state: str | None = None
@@ -78,11 +80,16 @@ class Sessions:
             return None
         return self._by_id.get(wanted)
 
-    def repeated(self, request: str, now_ms: int) -> Transaction | None:
-        """The transaction that this very StartTransaction has begun already."""
+    def repeated(self, request: str, now_ms: int, is_dated: bool) -> Transaction | None:
+        """
+        The transaction that this very StartTransaction has begun already. One that tells no time (`is_dated`) begins
+        another once that is over: who always comes with the same tag and a register of 0 would have one for a day.
+        """
         for transaction in self:
-            if transaction.request == request and now_ms - (transaction.start_ms or 0) <= RETRY_MS:
-                return transaction
+            if transaction.request == request and (is_dated or transaction.runs):
+                began_ms = transaction.start_ms if transaction.received_ms is None else transaction.received_ms
+                if now_ms - (began_ms or 0) <= RETRY_MS:
+                    return transaction
         return None
 
     def running_on(self, connector: int) -> Transaction | None:

@@ -10,6 +10,8 @@ told, because it was away, it is told when it returns, and only the newest value
   for the present values whenever a charge point comes, and for all that are there when a session begins; those that the
   charge point was not told yet are sent. After a restart of the gateway each charge point is told its attributes once,
   unless `resendAttributes` is false: then those that there are at first are taken as told.
+* One that does not answer in time is tried again after `TRY_AGAIN_SECONDS`, or when it returns: it may stay connected
+  for months.
 * A charge point that answers with an error, or with a status that is no success, is not asked again: that is logged.
 """
 
@@ -41,6 +43,8 @@ MAX_WAITING = 20_000
 MAX_QUESTIONS = 50
 """Questions to ThingsBoard at one time: after a restart thousands of charge points come within seconds."""
 ASK_AGAIN_SECONDS = 60.0
+TRY_AGAIN_SECONDS = 300.0
+"""After which those that did not answer are told again."""
 
 _GOOD = frozenset(("Accepted", "RebootRequired", "Scheduled", "Unlocked"))
 
@@ -86,6 +90,9 @@ class Updates:
         """Paths about which ThingsBoard has to be asked, each once, in order."""
         self._questions = 0
         self._retry: IDelayedCall | None = None
+        self._silent: set[str] = set()
+        """Paths of those that are connected and did not answer."""
+        self._again: IDelayedCall | None = None
 
     def attributes_changed(self, device: str, values: Mapping[str, Value]) -> None:
         """Shared attributes of a device were set."""
@@ -96,6 +103,7 @@ class Updates:
         """It can be told things now (see `StationReports.on_ready`)."""
         path = station.path
         self._ready.add(path)
+        self._silent.discard(path)
         self._want(path)
         self._ask()
         self._tell(path)
@@ -114,6 +122,7 @@ class Updates:
     def gone(self, station: IStation) -> None:
         """Its connection is over."""
         self._ready.discard(station.path)
+        self._silent.discard(station.path)
 
     @property
     def waiting(self) -> int:
@@ -124,9 +133,11 @@ class Updates:
         """The connector stops."""
         self._to_ask.clear()
         self._ready.clear()
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        self._silent.clear()
+        for timer in (self._retry, self._again):
+            if timer is not None:
+                timer.cancel()
+        self._retry = self._again = None
 
     def _names(self, path: str) -> dict[str, list[tuple[ChargePointUpdate, CallTemplate]]]:
         """The configured attributes of a charge point."""
@@ -181,14 +192,32 @@ class Updates:
                 waiting = self._waiting.setdefault(path, {})
                 if key not in waiting:
                     self._waiting[path] = {key: value, **waiting}
-                if kind not in ("Offline", "Superseded"):
+                if self._stations.get(path) is station:
+                    # Calls fail before we hear that the connection is gone: nothing more for this one.
                     self._ready.discard(path)
-                    self._events.emit(UpdateRefused(self._connector, path, key, f"{error}; again when it returns"))
+                if kind not in ("Offline", "Superseded"):
+                    minutes = round(TRY_AGAIN_SECONDS / 60)
+                    self._events.emit(UpdateRefused(self._connector, path, key, f"{error}; again in {minutes} minutes"))
+                    self._later(path)
             else:
                 self._events.emit(UpdateRefused(self._connector, path, key, str(error)))
         finally:
             self._busy.pop(path, None)
         self._tell(path)
+
+    def _later(self, path: str) -> None:
+        if path not in self._stations or path in self._ready:
+            return  # another connection of it is there by now, or none
+        self._silent.add(path)
+        if self._again is None:
+            self._again = self._clock.callLater(TRY_AGAIN_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self._again = None
+        silent, self._silent = self._silent, set()
+        self._ready |= silent
+        for path in sorted(silent):
+            self._tell(path)
 
     def _look_at(self, path: str, key: str, result: dict[str, Any]) -> None:
         results = result.get("setVariableResult")
@@ -230,6 +259,8 @@ class Updates:
     def _not_found(self, failure: Failure, path: str) -> None:
         failure.trap(LinkDown, NoAnswer)
         self._questions -= 1
+        if path not in self._ready and path not in self._silent:
+            return  # it is asked about when it comes again
         self._want(path)
         if self._retry is None:
             self._retry = self._clock.callLater(ASK_AGAIN_SECONDS, self._ask_again)

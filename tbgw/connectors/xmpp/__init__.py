@@ -1,1 +1,1 @@
-"""The XMPP connector: devices that write chat messages (seeds, `000_*.txt`). Its file is read; it does not run yet."""
+"""The XMPP connector: devices that write chat messages, and sensors and actuators that are asked (docs/xmpp.md)."""

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_asked -*-
+# -*- test-case-name: tests.connectors.xmpp.test_parts -*-
 """Requests that wait for their answer. One counts only if it comes from whom was asked: an id can be guessed or seen,
 and then anybody could answer in the place of a device or of the server (RFC 6120, 8.1.2.1).
 """

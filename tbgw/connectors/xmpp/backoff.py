@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_backoff -*-
+# -*- test-case-name: tests.connectors.xmpp.test_parts -*-
 """How long until the next attempt. ClientService's own count starts anew with every TCP connection, whatever becomes
 of it, so that a bad certificate would be tried once a second for ever; this one starts anew only with a session that
 lived.

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_compat -*-
+# -*- test-case-name: tests.connectors.xmpp.test_parts -*-
 """wokkel on today's Twisted: the only module that imports it, so that the order can never be wrong.
 
 wokkel 18 wants one name that Twisted 26 no longer has (`twisted.python.compat._PY3`), and others that are deprecated

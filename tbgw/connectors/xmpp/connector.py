@@ -237,6 +237,7 @@ class XMPPConnector(Service):
             elif uri == iot_sensor_data.NAMESPACE:
                 has_sensor_data = True
         stored: list[IReceipt] = []
+        has_owner = True
         if has_sensor_data and self._has_sensor_data:
             self.messages += 1
             self._sensor_data(sender, element, stored)
@@ -244,11 +245,11 @@ class XMPPConnector(Service):
             return None  # a chat state, a receipt, a marker: nothing for us, and nothing wrong
         if body:
             self.messages += 1
-            self._body(sender, element, body, thread, delay_ms, stored)
+            has_owner = self._body(sender, element, body, thread, delay_ms, stored)
         if len(stored) == 1:
             return stored[0].when_stored().addErrback(_not_stored)
         if not stored:
-            return succeed(None)
+            return succeed(None if has_owner else False)  # of a message that is dropped its sender gets no receipt
         return gatherResults(
             [receipt.when_stored().addErrback(_not_stored) for receipt in stored], consumeErrors=True
         ).addCallbacks(lambda outcomes: False if False in outcomes else None, _first_failure)
@@ -261,7 +262,8 @@ class XMPPConnector(Service):
         thread: str,
         delay_ms: int | None,
         stored: list[IReceipt],
-    ) -> None:
+    ) -> bool:
+        """Hand its values in. Whether it was any device's, or the answer to a command."""
         quietly = False
         if self._exchanges.waits(sender.station):
             taken = self._exchanges.take(sender.station, thread, element.getAttribute("id", ""), text)
@@ -270,17 +272,20 @@ class XMPPConnector(Service):
                     known = sender.last.get(intake)
                     if known is not None:
                         known.last = sender.address.full
-                return
+                return True
             quietly = taken is False
+        has_owner = quietly
         for intake in sender.intakes:
             body = intake.read(text)
             recipient = intake.recipient(sender, body)
             if recipient is None:
                 continue
+            has_owner = True
             recipient.last = sender.address.full
             receipt = intake.take(recipient, body, self._now_ms(), delay_ms, quietly)
             if receipt is not None:
                 stored.append(receipt)
+        return has_owner
 
     def _bounced(self, sender: Sender, element: Element) -> None:
         """Something that we sent came back."""

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_link -*-
+# -*- test-case-name: tests.connectors.xmpp.test_cuts -*-
 """What we say of ourselves: service discovery (XEP-0030), and the answers to pings (XEP-0199) and version (XEP-0092).
 
 wokkel's `DiscoHandler` is not used: it keeps the address of everybody who ever asked (`internJID`), so that strangers

@@ -137,6 +137,7 @@ class Exchange:
     def finish(self) -> None:
         """The link stops: nothing is resumed any more."""
         self.management = None
+        self._idle = None
         self.asked.fail_all("the connector stopped")
 
     # IStreamSession: what comes.
@@ -300,7 +301,7 @@ class Exchange:
         if len(data) > self._max_stanza_bytes:
             raise StanzaTooLarge(len(data), self._max_stanza_bytes)
         management = self.management
-        if management is not None and management.is_full:
+        if management is not None and management.is_full(kind):
             raise LinkBusy(f"the server has not confirmed the last {len(management.unconfirmed)} stanzas")
         if self._is_stuck:
             if self._unsent_bytes + len(data) > MAX_UNSENT_BYTES:

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_keepalive -*-
+# -*- test-case-name: tests.connectors.xmpp.test_parts -*-
 """Finding out that the server is gone although the connection stands (XEP-0199): a cable pulled, a server that hangs.
 
 After `period` seconds in which nothing came it is asked; what comes afterwards, whatever it is, shows that it lives.

@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_link -*-
+# -*- test-case-name: tests.connectors.xmpp.test_cuts -*-
 """The link as a service: one session with an XMPP server, begun again for ever. What flows over it is in `exchange`,
 the login in `login` and `component`, the bounds of what comes in `stream`.
 

@@ -22,6 +22,7 @@ from tbgw.connectors.xmpp.errors import (
     StanzaTooLarge,
 )
 from tbgw.errors import CommandFailed
+from tbgw.expressions import text_of
 from tbgw.model import Value
 
 OK, BAD_REQUEST, TIME_OUT, TOO_LARGE, UNAVAILABLE, UNKNOWN = 200, 400, 408, 413, 503, 500
@@ -43,9 +44,11 @@ class Outcome:
 
     def attributes(self) -> dict[str, Value]:
         """As attributes of the device. ThingsBoard passes over nulls, so what is not there is an empty text."""
-        reply = "" if self.reply is None else self.reply
-        if not isinstance(reply, (str, int, float)):
-            reply = "(structured)" if self.successful else ""
+        reply: Value = "" if self.reply is None else self.reply
+        if isinstance(reply, (dict, list)):
+            reply = text_of(reply)
+        elif not isinstance(reply, (str, int, float)):
+            reply = "(structured)"  # a read-out of the schedule, whose values are telemetry
         return {
             "xmppSuccessful": self.successful,
             "xmppResponseTimeMs": self.response_ms,

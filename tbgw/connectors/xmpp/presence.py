@@ -84,12 +84,14 @@ class Recipient:
     """One device name. Compared by identity."""
 
     __slots__ = (
-        "device", "entry", "held", "last", "last_delay_ms", "last_ms", "nodes", "spoke", "station", "told", "twins",
-        "units",
+        "device", "entry", "held", "is_node", "last", "last_delay_ms", "last_ms", "nodes", "spoke", "station", "told",
+        "twins", "units",
     )  # fmt: skip
 
-    def __init__(self, device: Device, entry: Any, station: Station) -> None:
+    def __init__(self, device: Device, entry: Any, station: Station, is_node: bool = False) -> None:
+        """`is_node`: it stands for a node behind another device (XEP-0323), and is never asked by itself."""
         self.device = device
+        self.is_node = is_node
         self.entry = entry
         self.station = station
         self.last: str | None = None

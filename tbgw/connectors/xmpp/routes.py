@@ -106,7 +106,8 @@ class Intake:
         if known.station is not sender.station:
             known.station.recipients.pop(known, None)
             known.station = sender.station
-        known.station.recipients[known] = None
+            known.station.recipients[known] = None
+            self._routes.made(known)
         sender.last[self] = known
         self._last_of_bare[sender.bare] = known
         return known
@@ -183,7 +184,7 @@ class Routes:
         self.recipients: dict[str, Recipient] = {}
         """By device name; of several with one name, from several entries, the one that spoke last."""
         self.made: Callable[[Recipient], None] = lambda recipient: None
-        """Called for every new device name."""
+        """Called for every new device name, and for one that speaks through another JID from now on."""
         self._connector = connector
         self._ingest = ingest
         self._events = events
@@ -257,7 +258,9 @@ class Routes:
         """The bare JIDs that the configuration names one by one."""
         return {key.partition("/")[0]: intakes[0] for key, intakes in self._by_jid.items()}
 
-    def make(self, intake: Intake, name: str, profile: str, station: Station) -> Recipient | None:
+    def make(
+        self, intake: Intake, name: str, profile: str, station: Station, is_node: bool = False
+    ) -> Recipient | None:
         """A new device name; None when there are too many."""
         known = self.recipients.get(name)
         if known is None and len(self.recipients) >= self._max_devices:
@@ -272,7 +275,7 @@ class Routes:
             device = Device(
                 name, profile or "default", template.connector, template.connector_type, template.report
             )
-        made = self.recipients[name] = Recipient(device, intake, station)
+        made = self.recipients[name] = Recipient(device, intake, station, is_node)
         if known is not None:
             made.twins = known.twins
         made.twins.append(made)
@@ -286,7 +289,7 @@ class Routes:
         """The device for a node behind another one, by its name; None when it cannot be."""
         known = concentrator.nodes.get(name)
         if known is None and is_device_name(name):
-            known = self.make(intake, name, concentrator.device.profile, concentrator.station)
+            known = self.make(intake, name, concentrator.device.profile, concentrator.station, is_node=True)
             if known is not None:
                 concentrator.nodes[name] = known
         return known

@@ -1,22 +1,26 @@
 # -*- test-case-name: tests.connectors.xmpp.test_readouts -*-
-"""When which sensor is read out: each device on its own period, spread at random, so that a thousand of them are not
+"""When which sensor is read out: each JID on its own period, spread at random, so that a thousand of them are not
 asked at once. A device that came is asked within `SOON_SECONDS`, and then on its period.
 
+A JID is asked once for each entry of the configuration, however many device names speak through it: a concentrator's
+answer has the values of all its nodes. What came of it is told at the first name that is no node.
+
 A read-out that cannot begin (no session, device gone, no resource known, the last one still under way) is left out; the
-next turn comes. There is one timer for each device, and none while the connector is stopped.
+next turn comes. There is one timer for each JID and entry, and none while the connector is stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from random import random
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from tbgw.connectors.xmpp.commands import Read, read_request
-from tbgw.connectors.xmpp.presence import Recipient
+from tbgw.connectors.xmpp.presence import Recipient, Station
 from tbgw.connectors.xmpp.readouts import ReadOut
 from tbgw.errors import CommandFailed
 
@@ -40,19 +44,20 @@ class Schedule:
         self._failed = failed
         self._clock = clock
         self._jitter = jitter
-        self._timers: dict[Recipient, IDelayedCall] = {}
-        self._under_way: dict[Recipient, Deferred[None]] = {}
+        self._timers: dict[tuple[Station, Any], IDelayedCall] = {}
+        self._under_way: dict[tuple[Station, Any], Deferred[None]] = {}
         self.running = False
 
     def add(self, recipient: Recipient) -> None:
-        """Begin with this device, or ask it soon when it is waited for already."""
+        """Begin with this device's JID, or ask it soon when it is waited for already."""
         plan = recipient.entry.config.readout
-        if not self.running or plan is None or not plan.period_seconds:
+        if not self.running or plan is None or not plan.period_seconds or recipient.is_node:
             return
+        key = recipient.station, recipient.entry
         delay = min(SOON_SECONDS, plan.period_seconds) * self._jitter()
-        timer = self._timers.get(recipient)
+        timer = self._timers.get(key)
         if timer is None:
-            self._timers[recipient] = self._clock.callLater(delay, self._turn, recipient)
+            self._timers[key] = self._clock.callLater(delay, self._turn, key)
         elif timer.getTime() > self._clock.seconds() + delay:
             timer.reset(delay)
 
@@ -65,10 +70,15 @@ class Schedule:
         for work in tuple(self._under_way.values()):
             work.cancel()
 
-    def _turn(self, recipient: Recipient) -> None:
-        plan = recipient.entry.config.readout
-        self._timers[recipient] = self._clock.callLater(plan.period_seconds, self._turn, recipient)
-        if recipient in self._under_way or not self._can_read(recipient):
+    def _turn(self, key: tuple[Station, Any]) -> None:
+        station, entry = key
+        recipient = next((one for one in station.recipients if one.entry is entry and not one.is_node), None)
+        if recipient is None:  # it speaks through another JID now, and is asked there
+            del self._timers[key]
+            return
+        plan = entry.config.readout
+        self._timers[key] = self._clock.callLater(plan.period_seconds, self._turn, key)
+        if key in self._under_way or not self._can_read(recipient):
             return
         request, seconds = read_request(None, plan)
         try:
@@ -88,9 +98,9 @@ class Schedule:
             if failure.check(CommandFailed) is not None:
                 self._failed(recipient, str(failure.value))
 
-        ended = self._under_way[recipient] = work.addCallbacks(done, failed)
-        ended.addBoth(self._over, recipient)
+        ended = self._under_way[key] = work.addCallbacks(done, failed)
+        ended.addBoth(self._over, key)
 
-    def _over(self, outcome: object, recipient: Recipient) -> object:
-        self._under_way.pop(recipient, None)
+    def _over(self, outcome: object, key: tuple[Station, Any]) -> object:
+        self._under_way.pop(key, None)
         return outcome

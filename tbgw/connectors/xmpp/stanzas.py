@@ -1,4 +1,4 @@
-# -*- test-case-name: tests.connectors.xmpp.test_stanzas -*-
+# -*- test-case-name: tests.connectors.xmpp.test_parts -*-
 """Answers, and what is asked of stanzas in more than one place. Nothing here recurses into what a stranger sent."""
 
 from __future__ import annotations
@@ -85,12 +85,15 @@ def normal_jid(text: str | None) -> str | None:
 
 def receipt_for(message: Element) -> Element | None:
     """The receipt that a message asks for (XEP-0184); None where it asks for none, or may not have one."""
+    for child in message.children:  # first of all, since most ask for none
+        if not isinstance(child, str) and child.uri == NS_RECEIPTS and child.name == "request":
+            break
+    else:
+        return None
     if message.name != "message" or message.getAttribute("type") in ("error", "groupchat"):
         return None
     sender, identifier = message.getAttribute("from"), message.getAttribute("id")
     if not sender or not identifier or len(identifier) > MAX_ID_LENGTH:
-        return None
-    if not any(child.uri == NS_RECEIPTS and child.name == "request" for child in message.elements()):
         return None
     receipt = Element((None, "message"))
     receipt["to"] = sender

@@ -155,7 +155,14 @@ class BoundedElementStream(domish.ExpatElementStream):
         if self._depth:
             self._depth -= 1
         if not self._over:
-            super()._onEndElement(name)
+            if self._depth:
+                # Without the way back to its parent a stanza is no cycle, and goes when it is done with: left to the
+                # collector of cycles, each costs several microseconds more, and the memory of thousands is held.
+                ending: Any = self.currElem
+                self.currElem, ending.parent = ending.parent, None
+            else:
+                self._top = None
+                super()._onEndElement(name)
             return
         if not self._depth:
             top, why, self._top, self._over = self._top, self._over, None, ""

@@ -95,11 +95,16 @@ class StreamManagement:
 
     # What goes.
 
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing more may be sent until the server counts."""
+    def is_full(self, kind: str) -> bool:
+        """
+        Whether no more of this kind may be sent until the server counts. For all but messages there is an eighth more:
+        on a session that begins with as many messages as there may be, being sent again, roster and presence must go
+        out, too, or the server would give us nothing more.
+        """
+        eighths = 8 if kind == "message" else 9
         return (
-            len(self.unconfirmed) >= self._max_unconfirmed or self._unconfirmed_bytes >= self._max_unconfirmed_bytes
+            len(self.unconfirmed) * 8 >= self._max_unconfirmed * eighths
+            or self._unconfirmed_bytes * 8 >= self._max_unconfirmed_bytes * eighths
         )
 
     def sent(self, kind: str, data: bytes, at_seconds: float) -> None:

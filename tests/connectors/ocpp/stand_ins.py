@@ -114,6 +114,8 @@ class FakeReports:
         self.transactions: dict[int, int | str] = {}
         self.expected: list[tuple[str, str]] = []
         self.connectors: dict[str, int] = {}
+        self.timed_out: list[str] = []
+        self.configurations: list[tuple[str, Any]] = []
 
     def paths_of(self, device_name: str) -> Sequence[str]:
         name = device_name.partition(" Connector")[0]
@@ -135,3 +137,9 @@ class FakeReports:
 
     def expect(self, path: str, action: str) -> None:
         self.expected.append((path, action))
+
+    def call_timed_out(self, path: str) -> None:
+        self.timed_out.append(path)
+
+    def tell_configuration(self, path: str, keys: Any) -> None:
+        self.configurations.append((path, keys))

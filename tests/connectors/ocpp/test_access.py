@@ -115,11 +115,30 @@ class AccessTests(FolderCase):
         self.parse(host="0.0.0.0", security=[{"type": "anonymous"}])
         self.assertEqual(len(self.lines(Severity.WARNING)), 2)
 
+    def test_actions(self):
+        """A Call that no version has is a doubt, wherever it is named: its command can only fail."""
+        rpc = {"methodRPC": "x", "valueExpression": "{}"}
+        update = {"attributeOnThingsBoard": "x", "valueExpression": "{}"}
+        for name, doubts in (("RequestStartTransaction", 0), ("Reset", 0), ("reset", 3), ("MeterValues", 3)):
+            before = len(self.lines(Severity.DOUBT))
+            rpcs, updates = [{**rpc, "action": name}], [{**update, "action": name}]
+            self.parse({**POINT, "serverSideRpc": rpcs, "attributeUpdates": updates, "nativeRpc": [name]})
+            self.assertEqual(len(self.lines(Severity.DOUBT)) - before, doubts, name)
+
     def test_prefix(self):
         """Where the existing gateway's prefix match would have taken another entry's charge points, it is told."""
         self.parse({**POINT, "idRegexpPattern": "CP_1"}, {**POINT, "idRegexpPattern": "CP_10"})
         self.assertEqual(len(self.lines(Severity.NOTICE)), 1)
         self.assertIn("CP_10", self.lines(Severity.NOTICE)[0])
+
+    def test_open_with_tls(self):
+        """Authorities whose certificates nobody has to show do not keep anybody out: that is told."""
+        cert, key = key_pair(self.config_dir, "cs")
+        tls = {"type": "tls", "cert": cert, "key": key, "ca": cert}
+        self.parse(host="0.0.0.0", connection={**tls, "verifyClient": True})
+        self.assertEqual(self.lines(Severity.WARNING), [])
+        self.parse(host="0.0.0.0", connection=tls)
+        self.assertEqual(len(self.lines(Severity.WARNING)), 1)
 
     def test_needs_tls(self):
         """Only a listener with TLS brings OpenSSL."""

@@ -32,6 +32,15 @@ def about(version: Version, transactions: dict[int, Any] | None = None, connecto
 class AliasTests(SynchronousTestCase):
     """`alias`."""
 
+    def test_transaction_by_number(self):
+        """In 1.6 a transaction is a whole number: what only looks like one stops nobody else's charging."""
+        for stated in (True, 5.9, "five", [5]):
+            with self.assertRaises(CommandFailed):
+                alias("stopCharging", {"transactionId": stated}, about(Version.V16))
+        for stated in (5, "5", 5.0):
+            request = alias("stopCharging", {"transactionId": stated}, about(Version.V16))
+            self.assertEqual(request.payload, {"transactionId": 5})
+
     def made(self, version: Version, method: str, params: Any, **more: Any) -> Request:
         """The Call, which must be good by its schema."""
         request = alias(method, params, about(version, **more))

@@ -13,7 +13,7 @@ from tbgw.connectors.ocpp.calls import Calls, new_password
 from tbgw.connectors.ocpp.ledger import Ledger
 from tbgw.connectors.ocpp.security import Doorkeeper
 from tbgw.errors import CommandFailed
-from tbgw.ocpp.errors import CallErrorReceived, CallTimedOut, PayloadInvalid, StationGone
+from tbgw.ocpp.errors import CallErrorReceived, CallTimedOut, PayloadInvalid, ResultInvalid, StationGone
 from tbgw.ocpp.versions import Version
 from tests.connectors.ocpp.stand_ins import FakeReports, FakeStation, Lines, make_config
 from tests.connectors.ocpp.test_security import KEY, HashAtOnce
@@ -50,7 +50,11 @@ class PasswordTests(SynchronousTestCase):
         config = make_config(self)
         self.hashing = HashAtOnce()
         keeper = Doorkeeper("c", config, self.ledger, self.hashing, self.lines.events, clock)
-        self.calls = Calls(cast(Any, FakeReports()), keeper, self.hashing, lambda station: "id")
+        self.reports = FakeReports()
+        self.proven = True
+        self.calls = Calls(
+            cast(Any, self.reports), keeper, self.hashing, lambda station: "id", lambda station: self.proven
+        )
         self.station = FakeStation(config.charge_points[0])
 
     def write(self, job: Any) -> Deferred[None]:
@@ -93,7 +97,7 @@ class PasswordTests(SynchronousTestCase):
         self.assertEqual(self.station.calls, [])
 
     def test_ends(self):
-        """Declined: the former stays. Reboot needed, no answer, connection gone: both count."""
+        """Declined: the former stays. Reboot needed, no answer that can be read, connection gone: both count."""
         for reply, expected in (
             ({"status": "Rejected"}, (False, False)),
             ({"status": "NotSupported"}, (False, False)),
@@ -102,6 +106,7 @@ class PasswordTests(SynchronousTestCase):
             ({"status": "RebootRequired"}, (False, True)),
             (CallTimedOut("x"), (False, True)),
             (StationGone("x"), (False, True)),
+            (ResultInvalid("x"), (False, True)),
         ):
             self.station.reply = answering(reply)
             done = self.call()
@@ -119,6 +124,29 @@ class PasswordTests(SynchronousTestCase):
         password = self.ledger.entry("id").password
         assert password is not None
         self.assertTrue(password.matches(b"a password of 2.x"))
+
+    def test_unproven(self):
+        """Nothing is sent to one whose certificate may be another charge point's, a password least of all."""
+        self.proven = False
+        for action, payload in (("ChangeConfiguration", CHANGE), ("Reset", {"type": "Soft"})):
+            error = self.failureResultOf(self.call(action, payload), CommandFailed).value
+            self.assertEqual(error.answer["type"], "NotAccepted")
+        self.assertEqual((self.station.calls, self.writes), ([], []))
+
+    def test_told_upward(self):
+        """Time-outs, also of a password, and what GetConfiguration found; nothing else."""
+        keys = [{"key": "HeartbeatInterval", "readonly": False, "value": "300"}]
+        for reply, action, payload in (
+            ({"configurationKey": keys}, "GetConfiguration", {}),
+            ({"status": "Accepted"}, "Reset", {"type": "Soft"}),
+            (CallTimedOut("x"), "Reset", {"type": "Soft"}),
+            (CallTimedOut("x"), "ChangeConfiguration", CHANGE),
+            (StationGone("x"), "Reset", {"type": "Soft"}),
+        ):
+            self.station.reply = answering(reply)
+            self.call(action, payload).addErrback(lambda failure: failure.trap(CommandFailed))
+        self.assertEqual(self.reports.configurations, [("CP_1", keys)])
+        self.assertEqual(self.reports.timed_out, ["CP_1", "CP_1"])
 
     def test_others(self):
         """Other keys are no passwords; one that is no hexadecimal key is refused unsent."""

@@ -15,6 +15,7 @@ from tbgw.ocpp.errors import (
     CallErrorReceived,
     CallQueueFull,
     CallTimedOut,
+    ResultInvalid,
     StationGone,
     StationReplaced,
 )
@@ -189,6 +190,7 @@ class EndTests(CommandCase):
             (StationReplaced("x"), "Superseded"),
             (CallTimedOut("x"), "Timeout"),
             (CallQueueFull("x"), "QueueFull"),
+            (ResultInvalid("x"), "ResultInvalid"),
         ):
             station.reply = cast(Any, lambda *_, failure=failure: failure)
             self.assertEqual(self.error("reset")["type"], kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
@@ -156,8 +157,11 @@ class ListenTests(ConnectorCase):
         self.successResultOf(connector.stopService())
         connector.startService()
         self.reactor.advance(0)
-        self.dial()
+        wire = self.dial()
         self.assertEqual(connector.status()["connections"], 1)
+        start = {"connectorId": 1, "idTag": "A", "meterStart": 5, "timestamp": "2026-11-21T12:00:00Z"}
+        wire.tell(2, "1", "StartTransaction", start)
+        self.assertEqual(wire.messages()[0][0], 3)
 
 
 class StationTests(ConnectorCase):
@@ -176,6 +180,24 @@ class StationTests(ConnectorCase):
         wire.tell(3, number, {"status": "Accepted"})
         self.assertEqual(self.successResultOf(command), {"result": {"status": "Accepted"}})
 
+    def test_what_the_connection_says(self):
+        """The profile that it came with, Calls without an answer and, if wanted, its configuration become values."""
+        connector = self.start(mapping={"configuration": True}, security=[{"type": "token", "tokens": ["t"]}])
+        wire = self.dial(headers={"Authorization": "t"})
+        wire.tell(2, "1", "BootNotification", BOOT)
+        self.reactor.advance(0)
+        wire.messages()
+        asked = connector.command("CP_1", "getConfig", {"key": "HeartbeatInterval"})
+        keys = [{"key": "HeartbeatInterval", "readonly": False, "value": "300"}]
+        wire.tell(3, wire.messages()[0][1], {"configurationKey": keys})
+        self.successResultOf(asked)
+        unanswered = connector.command("CP_1", "reset", None)
+        self.reactor.advance(31)
+        self.failureResultOf(unanswered, CommandFailed)
+        self.assertEqual(self.ingest.attributes()["securityProfile"], 1)
+        self.assertEqual(self.ingest.attributes()["config_HeartbeatInterval"], 300)
+        self.assertEqual(self.ingest.values()["callTimeouts"], 1)
+
     def test_status(self):
         """How many are connected, and what they speak; no secret."""
         connector = self.start(security=[{"type": "token", "tokens": ["canary"]}])
@@ -185,6 +207,22 @@ class StationTests(ConnectorCase):
         self.assertEqual(status["versions"], {"ocpp1.6": 1, "ocpp2.0.1": 1})
         self.assertEqual((status["listening"], status["type"]), (True, "ocpp"))
         self.assertNotIn("canary", str(status))
+
+    def test_connection_ends_during_an_update(self):
+        """A value on its way when the connection ends, or is replaced, is told once more, at the next connection."""
+        update = {"attributeOnThingsBoard": "interval", "valueExpression": "${attributeValue}"}
+        connector = self.start({**POINT, "attributeUpdates": [update]})
+        for ending in ("lost", "replaced", "answered"):
+            wire = self.dial()
+            wire.tell(2, ending, "Heartbeat", {})
+            self.reactor.advance(0)
+            if ending == "lost":
+                connector.attributes_changed("CP_1", {"interval": 5}, ())
+            calls = [one for one in wire.messages() if one[0] == 2]
+            self.assertEqual([one[2] for one in calls], ["DataTransfer"], ending)
+            if ending == "lost":
+                wire.socket.abortConnection()
+        self.assertEqual(connector.status()["attributesWaiting"], 0)
 
     def test_pause(self):
         """While the store is behind nothing is read from charge points, also from those that come meanwhile."""
@@ -220,6 +258,15 @@ class StationTests(ConnectorCase):
             wire.say(b"\x81\x83\x11\x22\x33\x44" + bytes(a ^ b for a, b in zip(b"xyz", b"\x11\x22\x33", strict=True)))
         self.assertEqual(self.lines.counters.get("ocpp_messages", "bad_message"), 5)
         self.assertEqual(len(self.lines.of("MessageNotice")), 1)
+
+    def test_slow_handshakes_are_of_the_entrance(self):
+        """A handshake that was cut for another counts with what else happens on the way in."""
+        self.start()
+        with mock.patch.object(self.factory, "max_openings", 1):
+            Wire(cast(Any, self)).say(b"GET ")
+            self.reactor.advance(3)
+            self.dial()
+        self.assertEqual(self.lines.counters.get("ocpp_entrance", "slow_opening"), 1)
 
     def test_refused_before_the_websocket(self):
         """Unknown ones see 404, those without login 401 with its challenge."""

@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from tbgw.connectors.ocpp import ledger
 from tbgw.connectors.ocpp.ledger import FILE_NAME, Ledger
 from tbgw.connectors.ocpp.passwords import hash_password
 from tests.connectors.ocpp.stand_ins import Lines
@@ -106,6 +108,12 @@ class LedgerTests(LedgerCase):
         self.ledger._run = lambda job: fail(OSError("No space left on device"))
         self.failureResultOf(self.ledger.offer("CP_1", NEW), OSError)
         self.assertIn("No space left", self.lines.of("LedgerFault")[0])
+
+    def test_full(self):
+        """Of more charge points than are remembered none is told a password that would be forgotten."""
+        self.ledger.seen("CP_0", 1)
+        with mock.patch.object(ledger, "MAX_STATIONS", 1):
+            self.failureResultOf(self.ledger.offer("CP_1", NEW), OSError)
 
     def test_damaged_file(self):
         """Rubbish is put aside and said; the gateway goes on with an empty ledger."""

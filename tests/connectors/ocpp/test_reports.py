@@ -603,6 +603,37 @@ class TellTests(ReportsCase):
         reports.tell(PATH, {"callTimeouts": 3}, {})
         self.assertEqual(self.ingest.values()["callTimeouts"], 3)
 
+    def test_connection_is_told_whole(self):
+        """What comes with a connection is in the one message that tells it, also when the name is known already."""
+        reports = self.make()
+        station = self.connect(reports)
+        self.boot(reports, station)
+        reports.disconnected(station, "x")
+        self.ingest.readings.clear()
+        reports.connected(station, {"securityProfile": 2})
+        self.assertEqual(len(self.ingest.readings), 1)
+        self.assertEqual(self.ingest.attributes()["securityProfile"], 2)
+
+    def test_time_outs(self):
+        """Calls that had no answer in time are counted over connections."""
+        reports = self.make()
+        station = self.connect(reports)
+        self.boot(reports, station)
+        reports.call_timed_out(PATH)
+        reports.call_timed_out(PATH)
+        reports.call_timed_out("nobody")
+        self.assertEqual([value for _, value in self.ingest.series("callTimeouts")], [1, 2])
+
+    def test_without_the_mapping(self):
+        """Whose entry has expressions only, hears of nothing that it did not ask for."""
+        reports = self.make({"timeseries": [{"messageTypeFilter": "MeterValues", "key": "k", "value": "1"}]})
+        station = self.connect(reports)
+        reports.connected(station, {"securityProfile": 2})
+        self.boot(reports, station)
+        reports.call_timed_out(PATH)
+        reports.tell(PATH, {"x": 1}, {"y": 1})
+        self.assertEqual((self.ingest.values(), self.ingest.attributes()), ({}, {}))
+
     def test_status(self):
         """Counts of the moment."""
         reports = self.make()

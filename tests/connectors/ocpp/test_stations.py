@@ -167,6 +167,35 @@ class StationsTests(ReportsCase):
             self.successResultOf(found.save(record))
         self.assertEqual(sorted(self.rows()), ["a/0", "a/2", "a/3"])
 
+    def test_forgotten_and_back(self):
+        """One that was forgotten and comes again before that was written is kept."""
+        found = self.open()
+        with mock.patch.object(stations, "MAX_STATIONS", 2):
+            for number in range(2):
+                self.successResultOf(found.save(self.add(found, f"a/{number}")))
+            found.add("a/2", NOW_MS, lambda _: False)
+            self.assertEqual(found.get("a/0"), None)
+            self.successResultOf(found.save(self.add(found, "a/0")))
+        self.assertIn("a/0", self.rows())
+
+    def test_passers_by_go_first(self):
+        """Who only connected, and never said anything that has to be kept, pushes nobody out who did."""
+        found = self.open()
+        with mock.patch.object(stations, "MAX_STATIONS", 3):
+            for number in range(2):
+                self.successResultOf(found.save(self.add(found, f"a/{number}")))
+            forgotten = [found.add(f"x/{number}", NOW_MS + 1, lambda _: False)[1] for number in range(5)]
+        self.assertEqual(forgotten, [None, "x/0", "x/1", "x/2", "x/3"])
+
+    def test_opened_again(self):
+        """After it was closed and read again it keeps as before."""
+        found = self.open()
+        self.successResultOf(found.close())
+        self.successResultOf(found.restore())
+        self.successResultOf(found.save(self.add(found, "a/1")))
+        self.successResultOf(found.close())
+        self.assertEqual(self.rows(), ["a/1"])
+
     def test_not_persistent(self):
         """With `persist: false` there is no file."""
         found = Stations("Car park", Path(self.data_dir), self.thread, self.events, persist=False)

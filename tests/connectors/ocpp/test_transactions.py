@@ -54,6 +54,28 @@ class SessionTests(SynchronousTestCase):
         """A repetition may spell the tag otherwise."""
         self.assertEqual(self.start(tag="aa").id, self.start(tag="AA").id)
 
+    def test_repeated_from_the_queue(self):
+        """What waited in an offline charge point for days, and comes twice because the answer was lost, is one."""
+        days_later = NOW_MS + 5 * 24 * 3600 * 1000
+        first = self.start(now_ms=days_later)
+        again = restored(json.loads(json.dumps(self.sessions.plain())))
+        self.sessions = again
+        self.assertEqual(self.start(now_ms=days_later + 60_000).id, first.id)
+
+    def test_without_a_time(self):
+        """Where no time is told, what looks the same begins a new transaction once the old one is over."""
+
+        def start() -> Transaction:
+            payload = {"connectorId": 1, "idTag": "aa", "meterStart": 0}
+            found = self.keeper.apply(self.sessions, Version.V16, "StartTransaction", payload, NOW_MS)
+            assert found is not None
+            return found
+
+        first = start()
+        self.assertEqual(start().id, first.id)
+        self.keeper.apply(self.sessions, Version.V16, "StopTransaction", {"transactionId": first.id}, NOW_MS + 1)
+        self.assertNotEqual(start().id, first.id)
+
     def test_lost_end(self):
         """A new transaction on a connector ends the one whose end never came; its late end still counts."""
         first, second = self.start(meter=1), self.start(meter=2)

@@ -67,6 +67,12 @@ class UpdateTests(SynchronousTestCase):
         return self.station
 
     def go(self) -> None:
+        """In the order of `ICentralSystem`: Calls fail before the connection is said to be gone."""
+        self.station.reply = lambda action, payload: StationGone("x")
+        open_calls, self.station.open = self.station.open, []
+        for call in open_calls:
+            call.errback(StationGone("x"))
+        self.station.reply = lambda action, payload: None
         del self.stations["CP_1"]
         self.updates.gone(self.station)
 
@@ -117,25 +123,43 @@ class UpdateTests(SynchronousTestCase):
         self.come()
         self.set(interval=1)
         self.go()
-        self.station.open.pop(0).errback(StationGone("x"))
         self.come()
         self.assertEqual([payload["value"] for _, payload in self.station.calls], ["1", "1"])
         self.set(interval=2)
         self.go()
-        self.station.open.pop(0).errback(StationGone("x"))
         self.come()
         self.assertEqual([payload["value"] for _, payload in self.station.calls][2:], ["2"])
 
     def test_time_out(self):
-        """One that does not answer is left alone until it comes again, and that is said."""
+        """One that does not answer is left alone until it comes again, or for some minutes, and that is said."""
         self.come()
         self.set(interval=1)
         self.station.open.pop(0).errback(CallTimedOut("x"))
+        self.assertIn("again in 5 minutes", self.lines.of("UpdateRefused")[0])
+        self.set(interval=2)
         self.assertEqual(len(self.station.calls), 1)
-        self.assertIn("again when it returns", self.lines.of("UpdateRefused")[0])
         self.go()
         self.come()
         self.assertEqual(len(self.station.calls), 2)
+        self.station.open.pop(0).errback(CallTimedOut("x"))
+        self.clock.advance(300)
+        self.assertEqual([payload["value"] for _, payload in self.station.calls], ["1", "2", "2"])
+        self.accept()
+        self.assertEqual((self.updates.waiting, self.clock.getDelayedCalls()), (0, []))
+
+    def test_time_out_and_gone(self):
+        """One that did not answer and went is not tried before it comes again; a stop leaves no timer."""
+        self.come()
+        self.set(interval=1)
+        self.station.open.pop(0).errback(CallTimedOut("x"))
+        self.go()
+        self.stations["CP_1"] = self.station
+        self.clock.advance(300)
+        self.assertEqual(len(self.station.calls), 1)
+        self.come()
+        self.station.open.pop(0).errback(CallTimedOut("x"))
+        self.updates.close()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_refused(self):
         """An error, and a status that is no success, are said, and the value is not told again."""
@@ -203,6 +227,14 @@ class UpdateTests(SynchronousTestCase):
         self.assertEqual(len(self.downlink.asked), 2)
         self.downlink.asked[1][2].errback(LinkDown("x"))
         self.updates.close()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_answer_after_the_end(self):
+        """A question whose answer comes when it is over leaves nothing behind."""
+        self.start()
+        self.come()
+        self.updates.close()
+        self.downlink.asked[0][2].errback(LinkDown("x"))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_new_session(self):

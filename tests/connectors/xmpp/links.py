@@ -161,7 +161,12 @@ class LinkCase(TestCase):
         listener = Listener(link, events)
         link.set_listener(listener)
         link.startService()
-        self.addCleanup(lambda: link.stopService() if link.running else None)
+
+        def end() -> Deferred[None] | None:
+            listener.answer = lambda element: None  # stopping waits for what it answers
+            return link.stopService() if link.running else None
+
+        self.addCleanup(end)
         return link, listener, events
 
     async def up(self, server: RunningServer, user: str = "gateway", **keys: Any) -> Any:

@@ -396,6 +396,15 @@ class RequestTests(ConnectorCase):
         told = {"xmppSuccessful": True, "xmppResponseTimeMs": 250, "xmppReplyCode": 200, "xmppReply": "done"}
         self.assertEqual(self.readings[-1].attributes, {**told, "xmppError": ""})
 
+    def test_last_reply(self) -> None:
+        """The last reply is shown as the device wrote it, also where it was JSON; cut to a thousand characters."""
+        self.make(POINTS)
+        long = "[" + "1," * 999 + "1]"
+        for said, shown in (('{"state":"open"}', '{"state":"open"}'), (long, long[:1000])):
+            self.execute("state?")
+            self.say(said)
+            self.assertEqual(self.attributes("xmppReply")[-1], shown)
+
     def test_failures_are_answers(self) -> None:
         """A request that fails is answered with its error and code, and so are the device's attributes."""
         self.make(POINTS)

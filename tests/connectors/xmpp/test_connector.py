@@ -109,6 +109,14 @@ class MessageTests(ConnectorCase):
         self.ingest.accept = lambda reading: Waits(fail(StoreError("disk")))  # type: ignore[method-assign] # for this test
         self.failureResultOf(self.say('{"v": 1}'), StoreError)
 
+    def test_no_receipt_for_what_is_dropped(self) -> None:
+        """A message that is nobody's, or beyond the number of devices, is dropped: it counts, and gets no receipt."""
+        self.make({**PUMP, "deviceNameExpression": "${n}"}, max_devices=1)
+        self.assertIs(self.successResultOf(self.say('{"v": 1}')), False)
+        self.assertIsNone(self.successResultOf(self.say('{"n": "A", "v": 1}')))
+        self.assertIs(self.successResultOf(self.say('{"n": "B", "v": 1}')), False)
+        self.assertIsNone(self.successResultOf(self.say('{"n": "A", "other": 1}')))
+
     def test_two_entries_with_one_jid(self) -> None:
         """Entries with the same JID all get each message, and its receipt waits for all."""
         self.make(PUMP, {**PUMP, "deviceNameExpression": "Twin"})

@@ -7,14 +7,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
+from tbgw.connectors.xmpp import link as link_module
 from tbgw.connectors.xmpp import link_events, stanzas
 from tbgw.connectors.xmpp.compat import PingHandler
 from tbgw.connectors.xmpp.errors import LinkBusy, LinkGone, RequestTimedOut
 from tbgw.connectors.xmpp.link import XMPPLink
 from tests.connectors.xmpp.links import LinkCase, message, pause
-from tests.xmppservers import XMPPServer, start
-
-USERS = {"gateway": "secret", "device": "secret"}
+from tests.xmppservers import USERS, XMPPServer, shared, start
 
 
 def cut(link: XMPPLink) -> None:
@@ -35,11 +34,16 @@ class CutTests(LinkCase):
     kind = "prosody"
 
     def server(self, **options: Any) -> XMPPServer:
+        """One that the test may stop, and that keeps messages for who is away."""
         return start(self.kind, self, USERS, **options)
+
+    def shared(self) -> XMPPServer:
+        """One that the test only talks with."""
+        return shared(self.kind, self)
 
     async def test_resumed(self):
         """What was under way at a cut arrives once the session is resumed, each once, in both directions."""
-        server = self.server()
+        server = self.shared()
         gateway, listener, events = await self.up(server)
         device, other, _ = await self.up(server, "device")
         listener.answer = lambda element: _stored()
@@ -64,7 +68,7 @@ class CutTests(LinkCase):
 
     async def test_not_stored_comes_again(self):
         """What was received and not stored at a cut comes again; only what was stored is counted."""
-        server = self.server()
+        server = self.shared()
         gateway, listener, _ = await self.up(server)
         device, _, _ = await self.up(server, "device")
         waiting: list[Deferred[None]] = []
@@ -91,7 +95,7 @@ class CutTests(LinkCase):
 
     async def test_store_fails(self):
         """A stanza that cannot be stored cuts the session, and it comes again with all behind it."""
-        server = self.server()
+        server = self.shared()
         gateway, listener, events = await self.up(server)
         device, _, _ = await self.up(server, "device")
         failing: list[bool] = []
@@ -128,7 +132,7 @@ class CutTests(LinkCase):
 
     async def test_request_over_a_cut(self):
         """A request survives a cut that is resumed in time."""
-        server = self.server()
+        server = self.shared()
         gateway, listener, _ = await self.up(server)
         device, other, _ = await self.up(server, "device")
         held: list[Element] = []
@@ -195,6 +199,7 @@ class CutTests(LinkCase):
 
     async def test_server_does_not_read(self):
         """Sending to a server that takes nothing ends in an error by name, long before the memory does."""
+        self.patch(link_module, "CLOSE_SECONDS", 0.5)
         for managed in (True, False):
             server = self.server()
             gateway, _, _ = await self.up(server, streamManagement=managed)
@@ -222,14 +227,14 @@ class CutTests(LinkCase):
 
     async def test_twins(self):
         """Two gateways with one resource: the first is told why, and holds back instead of fighting."""
-        server = self.server()
+        server = self.shared()
         first, one, events = await self.up(server)
         _, other, other_events = await self.up(server)
         await one.until(lambda: one.downs)
         (event,) = events.of(link_events.SessionReplaced)
         self.assertGreaterEqual(event.retry_seconds, 45.0)
         self.assertIn("another program", event.line())
-        await pause(3.0)
+        await pause(1.5)
         self.assertEqual((len(one.ups), len(other.ups), other.downs), (1, 1, []))
         self.assertEqual(other_events.of(link_events.SessionReplaced), [])
         self.assertFalse(first.connected)
@@ -266,12 +271,13 @@ class CutTests(LinkCase):
 
     async def test_stop_while_server_hangs(self):
         """Stopping ends in time although the server says nothing."""
+        self.patch(link_module, "CLOSE_SECONDS", 1.0)
         server = self.server()
         gateway, listener, _ = await self.up(server)
         server.freeze()
         began = gateway._clock.seconds()
         await gateway.stopService()
-        self.assertLess(gateway._clock.seconds() - began, 8.0)
+        self.assertLess(gateway._clock.seconds() - began, 4.0)
         self.assertEqual(listener.downs, ["stopped"])
 
     async def test_stop_during_login(self):
@@ -287,21 +293,21 @@ class CutTests(LinkCase):
 
     async def test_pausing_outlives_a_cut(self):
         """Who asked us to stop reading is obeyed on the next session as well; while we do not read nobody is dead."""
-        server = self.server()
+        server = self.shared()
         gateway, listener, _ = await self.up(server, pingPeriodSeconds=1, pingTimeoutSeconds=1)
         device, _, _ = await self.up(server, "device")
         gateway.pause_reading()
         cut(gateway)
         await listener.next_up(2)
         device.send(message(gateway.jid, "waits"))
-        await pause(3.0)
+        await pause(2.5)
         self.assertEqual((listener.bodies, len(listener.downs)), ([], 1))
         gateway.resume_reading()
         self.assertEqual(await listener.until_bodies(1), ["waits"])
 
     async def test_stop_and_start(self):
         """A link that was stopped can be started again."""
-        server = self.server()
+        server = self.shared()
         gateway, listener, _ = await self.up(server)
         await gateway.stopService()
         gateway.startService()
@@ -310,7 +316,7 @@ class CutTests(LinkCase):
 
     async def test_time_out(self):
         """A request that nobody answers fails in time."""
-        server = self.server()
+        server = self.shared()
         gateway, _, _ = await self.up(server)
         device, _, _ = await self.up(server, "device")
         await self.assertFailure(gateway.request(_question(device.jid), 0.5), RequestTimedOut)
@@ -326,7 +332,7 @@ class EjabberdCutTests(CutTests):
         ping = "{send_pings: true, ping_interval: 1, ping_ack_timeout: 1, timeout_action: kill}"
         server = self.server(ping=ping)
         _, listener, _ = await self.up(server, pingPeriodSeconds=0)
-        await pause(4.5)
+        await pause(3.0)
         self.assertEqual(listener.downs, [])
         # And it would: a link that does not answer is gone.
         self.patch(PingHandler, "onPing", lambda self, iq: setattr(iq, "handled", True))

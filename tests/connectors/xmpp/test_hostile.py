@@ -11,9 +11,7 @@ from tbgw.connectors.xmpp import link_events, stanzas
 from tbgw.connectors.xmpp.disco import NS_INFO, NS_ITEMS, NS_VERSION
 from tbgw.connectors.xmpp.errors import LinkGone, StanzaNotSendable, StanzaRefused, StanzaTooLarge
 from tests.connectors.xmpp.links import LinkCase, body, message, pause
-from tests.xmppservers import XMPPServer, start
-
-USERS = {"gateway": "secret", "device": "secret"}
+from tests.xmppservers import XMPPServer, shared
 
 
 def query(to: str, namespace: str, name: str = "query", kind: str = "get") -> Element:
@@ -29,8 +27,8 @@ class HostileTests(LinkCase):
     kind = "prosody"
     depth = 5000
 
-    def server(self, **options: Any) -> XMPPServer:
-        return start(self.kind, self, USERS, **options)
+    def server(self) -> XMPPServer:
+        return shared(self.kind, self)
 
     async def test_too_large_to_send(self):
         """A message of 300 kB is refused before it breaks the stream; one just within the limit arrives."""

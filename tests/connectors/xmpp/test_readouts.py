@@ -366,6 +366,38 @@ class ScheduleTests(ReadOutCase):
         self.assertEqual(self.requests(), 2)
         self.assertEqual(self.count("readout_failures"), 1)
 
+    def test_nodes_are_not_asked(self) -> None:
+        """A concentrator is asked once in a period, however many nodes it has that are devices by themselves."""
+        self.make({"readout": {"periodSeconds": 60, "nodeNameExpression": "${deviceName} ${node}"}})
+        self.come()
+        self.clock.advance(0)
+        _, payload, _ = self.link.request_of("req", SENSOR)
+        self.link.answer("req", SENSOR)
+        value = "<timestamp value='2026-01-01T00:00:00Z'><numeric name='E' value='1'/></timestamp>"
+        nodes = "".join(f"<node nodeId='m{number}'>{value}</node>" for number in range(3))
+        self.send(f"<fields xmlns='{SENSOR}' seqnr='{payload['seqnr']}' done='true'>{nodes}</fields>")
+        self.assertEqual({one.device.name for one in self.readings if one.telemetry}, {"Pump m0", "Pump m1", "Pump m2"})
+        self.clock.pump([30] * 2)
+        self.assertEqual(self.requests(), 2)
+
+    def test_one_for_all_names(self) -> None:
+        """So is a JID for which several device names speak; when one of them moves, it is asked at its new JID."""
+        entry = {"deviceNameExpression": "${n}", "timeseries": [{"key": "v", "value": "${v}"}]}
+        self.make({**entry, "jid": "*@example.org", "readout": {"periodSeconds": 60}})
+        for name in ("A", "B", "C"):
+            self.say(f'{{"n": "{name}", "v": 1}}')
+        self.clock.advance(0)
+        self.finish()
+        self.clock.advance(60)
+        self.assertEqual(self.requests(), 2)
+        self.finish()
+        for name in ("A", "B", "C"):
+            self.say(f'{{"n": "{name}", "v": 1}}', "other@example.org/x")
+        self.clock.pump([30] * 4)
+        asked = [iq["to"] for iq, _ in self.link.requests if [one for one in iq.elements() if one.name == "req"]]
+        self.assertEqual(asked, ["pump@example.org/a"] * 2 + ["other@example.org/x"] * (len(asked) - 2))
+        self.assertGreater(len(asked), 2)
+
     def test_spread(self) -> None:
         """Many devices are not asked in the same instant."""
         draws = iter(number / 10 for number in range(10))

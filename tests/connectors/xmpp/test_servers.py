@@ -7,9 +7,7 @@ from typing import Any
 from tbgw.connectors.xmpp import link_events
 from tests.connectors.xmpp.links import LinkCase, body, message, pause
 from tests.test_tls import Issued, authority, issue
-from tests.xmppservers import COMPONENT, DOMAIN, XMPPServer, start
-
-USERS = {"gateway": "secret", "device": "ünïcode fi pass"}
+from tests.xmppservers import COMPONENT, DOMAIN, USERS, XMPPServer, shared, start
 
 
 class LoginTests(LinkCase):
@@ -19,7 +17,8 @@ class LoginTests(LinkCase):
     scrams: tuple[str, ...] = ("SCRAM-SHA-1", "SCRAM-SHA-256")
 
     def server(self, **options: Any) -> XMPPServer:
-        return start(self.kind, self, USERS, **options)
+        """One of its own if it has to be a special one."""
+        return start(self.kind, self, USERS, **options) if options else shared(self.kind, self)
 
     async def refused(self, server: XMPPServer, **keys: Any) -> str:
         """The line that tells of a refused login; nothing may have come up."""
@@ -213,7 +212,7 @@ class LoginTests(LinkCase):
             port=server.component_port,
             component=True,
             pingPeriodSeconds=1,
-            pingTimeoutSeconds=3,
+            pingTimeoutSeconds=2,
             tls=None,
         )
         device, other, _ = await self.up(server, "device")
@@ -228,7 +227,7 @@ class LoginTests(LinkCase):
         self.assertEqual(
             [one["from"] for one in other.stanzas if body(one)], [f"meter-8@{COMPONENT}", COMPONENT]
         )
-        await pause(4.5)
+        await pause(3.5)
         self.assertEqual(listener.downs, [])
 
     async def test_component_wrong_secret(self):
@@ -241,7 +240,7 @@ class LoginTests(LinkCase):
 
     async def test_no_server(self):
         """Nobody listens: tried again, slower and slower."""
-        server = self.server()
+        server = start(self.kind, self, USERS)
         server.stop()
         _, _, events = self.link(self.settings(server))
         await self.told(events, link_events.SessionFailed, 3)

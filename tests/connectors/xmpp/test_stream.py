@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from typing import Any
 
 from hypothesis import given, settings
@@ -84,6 +86,16 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual([one for one, _ in self.session.over], ["message"])
         self.assertIn(why, self.session.over[0][1])
         self.assertEqual(self.session.broken, [])
+
+    def test_no_cycles(self):
+        """A stanza that is done with is gone at once, without waiting for the collector of cycles."""
+        self.addCleanup(gc.enable)
+        gc.disable()
+        self.receive("<message><a><b>1</b><b/></a><body>x</body></message>")
+        kept = weakref.ref(self.session.elements[0])
+        self.assertEqual([one.name for one in self.session.elements[0].elements()], ["a", "body"])
+        self.session.elements.clear()
+        self.assertIsNone(kept())
 
     def test_depth(self):
         """Too many elements within each other: that stanza is not taken, in whatever pieces it comes."""

@@ -69,7 +69,7 @@ class CountTests(SynchronousTestCase):
         management = self.management
         for number in range(5):
             management.sent("message", str(number).encode(), 0.0)
-        self.assertTrue(management.is_full)
+        self.assertTrue(management.is_full("message"))
         self.assertEqual(management.confirmed("2"), 2)
         self.assertEqual(management.confirmed("2"), 0)
         again = management.resumed(told("resumed", h="3"))
@@ -80,11 +80,11 @@ class CountTests(SynchronousTestCase):
         """Few large stanzas fill it as well."""
         management = StreamManagement(5, max_unconfirmed_bytes=100)
         management.sent("message", b"x" * 60, 0.0)
-        self.assertFalse(management.is_full)
+        self.assertFalse(management.is_full("message"))
         management.sent("message", b"x" * 60, 0.0)
-        self.assertTrue(management.is_full)
+        self.assertTrue(management.is_full("message"))
         management.confirmed("1")
-        self.assertFalse(management.is_full)
+        self.assertFalse(management.is_full("message"))
 
     def test_broken_counts(self):
         """A server that counts what was never sent, or backwards, or in words, is not believed."""
