@@ -40,15 +40,16 @@ class Room:
 
     def __init__(self, place: str) -> None:
         self._place = place
+        self._folder = os.path.dirname(os.path.abspath(place))
         self._path = place + ".reserve"
         self.draining = False
 
     def _free(self) -> int:
-        found = os.statvfs(os.path.dirname(os.path.abspath(self._place)))
+        found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize
 
     def _size(self) -> int:
-        found = os.statvfs(os.path.dirname(os.path.abspath(self._place)))
+        found = os.statvfs(self._folder)
         return min(RESERVE_BYTES, found.f_blocks * found.f_frsize // RESERVE_PART)
 
     def release(self) -> None:
