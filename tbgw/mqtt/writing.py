@@ -36,7 +36,8 @@ def _takes_at_once(transport: Any) -> bool:
         and not getattr(transport, "TLS", False)
         and transport.connected
         and not transport.disconnecting
-        and not transport._writeDisconnecting
-        and not transport._tempDataBuffer
-        and not transport.dataBuffer
+        # Where one of these is not there, in a Twisted to come, everything goes the ordinary way.
+        and not getattr(transport, "_writeDisconnecting", True)
+        and not getattr(transport, "_tempDataBuffer", True)
+        and not getattr(transport, "dataBuffer", True)
     )
