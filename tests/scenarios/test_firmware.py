@@ -13,7 +13,9 @@ from tbgw.sandbox import ota
 from tests.programs import Program
 from tests.scenarios.own import OwnCase
 
-IMAGE = random.Random(7).randbytes(400_000)
+IMAGE = random.Random(7).randbytes(1_500_000)
+"""Long enough that a fast machine is still fetching it, a kilobyte at a time, when a test cuts in."""
+
 GATEWAY = "Gateway"
 
 
