@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tbgw.cli.folders import add_folder_arguments
 from tbgw.config.findings import Finding, Severity
 from tbgw.config.loader import examine_folder
 from tbgw.connectors.parsers import PARSERS
@@ -22,16 +23,7 @@ HELP = "check a folder of configuration files"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this subcommand."""
-    parser.add_argument(
-        "-c",
-        "--config-dir",
-        metavar="DIR",
-        default=os.environ.get("TB_GW_CONFIG_DIR") or "/etc/tbgw",
-        help="folder with tb_gateway.json and the connectors' files (default: $TB_GW_CONFIG_DIR, else /etc/tbgw)",
-    )
-    parser.add_argument(
-        "-d", "--data-dir", metavar="DIR", default=".", help="folder for what the gateway keeps (default: this one)"
-    )
+    add_folder_arguments(parser)
     parser.add_argument(
         "--strict", action="store_true", help="fail on what looks like a slip too, such as an unknown key"
     )

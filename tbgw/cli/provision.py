@@ -7,11 +7,11 @@ Shows no secret.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from tbgw.cli import session
+from tbgw.cli.folders import add_folder_arguments
 from tbgw.errors import GatewayError
 
 HELP = "what ThingsBoard gave the gateway to log in with; --again to ask anew"
@@ -19,16 +19,7 @@ HELP = "what ThingsBoard gave the gateway to log in with; --again to ask anew"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this subcommand."""
-    parser.add_argument(
-        "-c",
-        "--config-dir",
-        metavar="DIR",
-        default=os.environ.get("TB_GW_CONFIG_DIR") or "/etc/tbgw",
-        help="folder with tb_gateway.json (default: $TB_GW_CONFIG_DIR, else /etc/tbgw)",
-    )
-    parser.add_argument(
-        "-d", "--data-dir", metavar="DIR", default=".", help="folder of what the gateway keeps (default: this one)"
-    )
+    add_folder_arguments(parser)
     parser.add_argument(
         "--again", action="store_true", help="forget the credentials: the next start of the gateway asks for new ones"
     )

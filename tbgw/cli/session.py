@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tbgw.cli.folders import add_folder_arguments
 from tbgw.config.gateway import GatewayConfig
 from tbgw.config.loader import examine_folder
 from tbgw.connectors.parsers import PARSERS
@@ -31,16 +32,7 @@ Work = Callable[["OwnDevice", "Uplink"], Coroutine[Any, Any, None]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that all these commands have."""
-    parser.add_argument(
-        "-c",
-        "--config-dir",
-        metavar="DIR",
-        default=os.environ.get("TB_GW_CONFIG_DIR") or "/etc/tbgw",
-        help="folder with tb_gateway.json (default: $TB_GW_CONFIG_DIR, else /etc/tbgw)",
-    )
-    parser.add_argument(
-        "-d", "--data-dir", metavar="DIR", default=".", help="folder of what the gateway keeps (default: this one)"
-    )
+    add_folder_arguments(parser)
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, default=30.0, help="how long all of it may take (default: 30)"
     )

@@ -20,6 +20,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tbgw.cli.folders import add_folder_arguments
 from tbgw.config.loader import examine_folder
 from tbgw.config.storage import StorageSection
 from tbgw.connectors.parsers import PARSERS
@@ -37,16 +38,7 @@ _STEP_ROWS = 500
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this subcommand."""
-    parser.add_argument(
-        "-c",
-        "--config-dir",
-        metavar="DIR",
-        default=os.environ.get("TB_GW_CONFIG_DIR") or "/etc/tbgw",
-        help="folder with tb_gateway.json (default: $TB_GW_CONFIG_DIR, else /etc/tbgw)",
-    )
-    parser.add_argument(
-        "-d", "--data-dir", metavar="DIR", default=".", help="folder of what the gateway keeps (default: this one)"
-    )
+    add_folder_arguments(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("show", help="sums, ages, dead letters by reason; also while the gateway runs")
     export = actions.add_parser("export", help="everything as JSON lines on standard output")

@@ -1,5 +1,5 @@
-# -*- test-case-name: tests.connectors.test_xmpp_config -*-
-"""What the files of XMPP and OCPP connectors have in common: entries that are made of `${...}` expressions.
+# -*- test-case-name: tests.connectors.ocpp -*-
+"""Entries of a connector's file that are made of `${...}` expressions; the OCPP connector's are such.
 
 The expressions stay texts here; the connector that uses them compiles them.
 """
